@@ -1,0 +1,3 @@
+"""Built-in field types."""
+
+RECORDS = ()

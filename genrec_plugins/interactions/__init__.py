@@ -1,0 +1,3 @@
+"""Built-in interaction archs."""
+
+RECORDS = ()

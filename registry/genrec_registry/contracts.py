@@ -1,0 +1,280 @@
+"""What the factories of each kind return: protocols and the small frozen facts they exchange. No torch import.
+
+Shape letters are used everywhere in the project: B rows of a batch, F sparse features, D the embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    import polars as pl
+
+ColumnKind = Literal["string", "number", "list"]
+Json = Any
+
+
+# -- field types ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseFeature:
+    """Ids that look up one embedding table, and become one token.
+
+    Args:
+        name: feature name, unique in the run; also the name of the encoded column.
+        num_embeddings: rows of the table; ids are in ``[0, num_embeddings)``.
+        max_length: 1 for exactly one id a row (the encoded column is Int32); larger for up to that many ids a row
+            (the encoded column is ``List(Int32)``, possibly empty).
+        pooling: how several ids become one vector.
+        table: the table's name, when two features share one; the feature's own name if empty.
+    """
+
+    name: str
+    num_embeddings: int
+    max_length: int = 1
+    pooling: Literal["sum", "mean"] = "sum"
+    table: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseFeature:
+    """Floats that the field type's token module turns into tokens.
+
+    Args:
+        name: feature name, unique in the run; also the name of the encoded column.
+        width: floats a row; the encoded column is Float32 if 1, else ``Array(Float32, width)``.
+        tokens: tokens that the token module makes of it.
+        params: JSON facts that the token module needs (bin edges, ...).
+    """
+
+    name: str
+    width: int = 1
+    tokens: int = 1
+    params: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FieldSpec:
+    """What one fitted field asks of the model: its tables and its dense features.
+
+    Example::
+
+        >>> spec = FieldSpec(name="C1", type="categorical", sparse=(SparseFeature(name="C1", num_embeddings=7),))
+        >>> spec.num_tokens
+        1
+    """
+
+    name: str
+    type: str
+    sparse: tuple[SparseFeature, ...] = ()
+    dense: tuple[DenseFeature, ...] = ()
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens this field contributes to the interaction."""
+        return len(self.sparse) + sum(feature.tokens for feature in self.dense)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FieldState:
+    """Everything a fitted field learned from the data, as JSON and tables: no pickle.
+
+    Args:
+        json: small facts.
+        tables: named data frames (vocabularies with their counts), written as Parquet beside the manifest.
+    """
+
+    json: Mapping[str, Json] = field(default_factory=dict)
+    tables: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+
+
+class FittedField(Protocol):
+    """A field that knows its vocabulary or statistics."""
+
+    @property
+    def spec(self) -> FieldSpec:
+        """The tables and dense features it asks for."""
+
+    def encode(self) -> Sequence[pl.Expr]:
+        """Expressions over the raw columns, one for each feature of ``spec``, aliased to the feature's name.
+
+        They are evaluated a chunk at a time, with those of all other fields in one ``select``; a row's result must
+        depend on that row only. Unknown, missing and out-of-range values have a defined result and never raise.
+        """
+
+    def state(self) -> FieldState:
+        """What :meth:`FieldType.restore` needs to build this object again."""
+
+
+class FieldFitter(Protocol):
+    """Accumulates one field's statistics over chunks in bounded memory."""
+
+    def update(self, chunk: pl.DataFrame) -> None:
+        """Take one chunk; it has at least the field's columns."""
+
+    def finish(self) -> FittedField:
+        """Return the fitted field; the result does not depend on how the rows were cut into chunks."""
+
+
+class FieldType(Protocol):
+    """A configured field that has not seen data yet: what a field-type factory returns."""
+
+    @property
+    def columns(self) -> Mapping[str, ColumnKind]:
+        """Raw columns it reads, and what they must hold: text, numbers, or lists."""
+
+    def fitter(self) -> FieldFitter:
+        """A new accumulator."""
+
+    def restore(self, state: FieldState) -> FittedField:
+        """The fitted field with this state."""
+
+
+# -- datasets ---------------------------------------------------------------------------------------------------------
+
+Split = Literal["train", "valid", "test"]
+SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceFile:
+    """One input file of a dataset, and the split it is bound to (None: rows are split by the run's policy)."""
+
+    path: str
+    split: Split | None = None
+    md5: str | None = None
+
+
+@dataclass(kw_only=True)
+class ErrorPolicy:
+    """What to do with a bad row: stop at the first (the default), or count and skip.
+
+    A dataset calls :meth:`bad_row` for each row it cannot use; under ``"stop"`` that raises DataError.
+
+    Example::
+
+        >>> policy = ErrorPolicy(on_error="skip")
+        >>> policy.bad_row("train.txt", 3, "label", "'x' is not 0 or 1")
+        >>> policy.skipped, policy.examples
+        (1, ["train.txt, row 3, column label: 'x' is not 0 or 1"])
+    """
+
+    on_error: Literal["stop", "skip"] = "stop"
+    skipped: int = 0
+    examples: list[str] = field(default_factory=list)
+    max_examples: int = 10
+
+    def bad_row(self, path: str, row: int, column: str, problem: str) -> None:
+        """Report row ``row`` (1-based, header not counted) of ``path``.
+
+        Raises:
+            DataError: the policy is ``"stop"``.
+        """
+        from genrec_registry.errors import DataError
+
+        sentence = f"{path}, row {row}, column {column}: {problem}"
+        if self.on_error == "stop":
+            raise DataError(f"{sentence}; mend the row, or pass --on-error skip to leave such rows out and count them")
+        self.skipped += 1
+        if len(self.examples) < self.max_examples:
+            self.examples.append(sentence)
+
+
+class Dataset(Protocol):
+    """A configured dataset adapter: what a dataset factory returns."""
+
+    @property
+    def label(self) -> str:
+        """Name of the label column of :meth:`scan`'s chunks: Int8, 0 or 1."""
+
+    @property
+    def columns(self) -> Mapping[str, ColumnKind]:
+        """Raw feature columns of :meth:`scan`'s chunks (String, Float64/Int64, or List)."""
+
+    def sources(self) -> Sequence[SourceFile]:
+        """The input files, in reading order; raises DataError where one is missing."""
+
+    def default_fields(self) -> Mapping[str, Json]:
+        """The ``fields`` section used when the run's YAML has none: pattern -> field config."""
+
+    def scan(self, source: SourceFile, policy: ErrorPolicy) -> Iterator[pl.DataFrame]:
+        """Chunks of one file, in file order, in bounded memory; bad rows go to ``policy``."""
+
+
+# -- interactions -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class InteractionContext:
+    """The facts an interaction arch may rely on when it is built.
+
+    The module is called as DLRM calls it, ``forward(dense_features=[B, D], sparse_features=[B, F, D])``, and returns
+    ``[B, out_features]``. Token 0 is ``dense_features``; tokens 1..F are ``sparse_features``. In a model without a
+    dense arch the first field takes token 0's place, so that every interaction sees ``num_tokens = F + 1`` tokens.
+
+    Args:
+        embedding_dim: D.
+        token_names: names of the F + 1 tokens, in order.
+
+    Example::
+
+        >>> context = InteractionContext(embedding_dim=16, token_names=("dense", "C1", "C2"))
+        >>> context.num_tokens, context.num_sparse_features
+        (3, 2)
+    """
+
+    embedding_dim: int
+    token_names: tuple[str, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """F + 1."""
+        return len(self.token_names)
+
+    @property
+    def num_sparse_features(self) -> int:
+        """F, as TorchRec's own interaction archs count."""
+        return len(self.token_names) - 1
+
+
+# -- sequence encoders and tokenizers ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderContext:
+    """The facts a sequence encoder may rely on when it is built.
+
+    Args:
+        embedding_dim: D, the width of the event embeddings and of the user tokens it returns.
+        max_length: events of the longest sequence.
+        feature_names: the EmbeddingCollection features it is given, each a JaggedTensor.
+    """
+
+    embedding_dim: int
+    max_length: int
+    feature_names: tuple[str, ...]
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """A semantic-ID tokenizer: N item embeddings of width E to N rows of L codes."""
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """Codes of each of the L levels."""
+
+    def fit(self, embeddings: np.ndarray, item_ids: np.ndarray, side: Mapping[str, np.ndarray] | None = None) -> None:
+        """Learn the codebooks from ``[N, E]`` embeddings."""
+
+    def encode(self, embeddings: np.ndarray) -> np.ndarray:
+        """Codes ``[N, L]`` of ``[N, E]`` embeddings; deterministic, also after a reload."""
+
+    def decode(self, codes: np.ndarray) -> list[list[Any]]:
+        """For each row of codes ``[N, L]``, the ids of every item that has them."""
+
+    def save(self, directory: str) -> None:
+        """Write codebooks and item ids without pickle."""

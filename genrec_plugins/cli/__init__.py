@@ -1,0 +1,1 @@
+"""The ``genrec`` command; :mod:`genrec_plugins.cli.main` has the table of its commands."""

@@ -1,0 +1,167 @@
+"""Count values over chunks, and turn values into ids: by the vocabulary so found, or by a hash.
+
+Id 0 always stands for what is not known. Ids of a vocabulary follow the counts, most frequent first, equal counts in
+the order of the values' UTF-8 bytes, so that they depend on the rows alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import polars as pl
+
+from genrec_adapters.field_types.base import Fitted
+from genrec_adapters.field_types.configs import IdConfig
+from genrec_adapters.field_types.hashing import bucket
+from genrec_registry import FieldState
+
+OOV = 0
+_PENDING_ROWS = 1_000_000
+
+
+class ValueCounter:
+    """Exact counts of values over chunks.
+
+    Memory holds the distinct values and at most about as many again that wait to be merged.
+
+    Example::
+
+        >>> counter = ValueCounter()
+        >>> counter.add(pl.Series(["b", "a", "b"]))
+        >>> counter.add(pl.Series(["a", "c"]))
+        >>> counter.counts().rows()
+        [('a', 2), ('b', 2), ('c', 1)]
+    """
+
+    def __init__(self) -> None:
+        self._merged = pl.DataFrame(schema={"value": pl.String, "count": pl.Int64})
+        self._pending: list[pl.DataFrame] = []
+        self._pending_rows = 0
+
+    def add(self, values: pl.Series) -> None:
+        """Count the texts of one chunk; nulls are not counted."""
+        frame = values.drop_nulls().alias("value").to_frame()
+        counted = frame.group_by("value").agg(pl.len().cast(pl.Int64).alias("count"))
+        self._pending.append(counted)
+        self._pending_rows += counted.height
+        if self._pending_rows > max(_PENDING_ROWS, self._merged.height):
+            self._merge()
+
+    def _merge(self) -> None:
+        together = pl.concat([self._merged, *self._pending])
+        self._merged = together.group_by("value").agg(pl.col("count").sum())
+        self._pending.clear()
+        self._pending_rows = 0
+
+    def counts(self, *, min_count: int = 1, max_size: int | None = None) -> pl.DataFrame:
+        """Values and counts in the order of their ids, without those below ``min_count`` or beyond ``max_size``."""
+        self._merge()
+        kept = self._merged.filter(pl.col("count") >= min_count)
+        ordered = kept.sort(["count", "value"], descending=[True, False])
+        return ordered if max_size is None else ordered.head(max_size)
+
+
+class Counting:
+    """Fitter of a field with a vocabulary.
+
+    Args:
+        values: expression of the texts to count, a String or a list of them.
+        min_count: values below it are left out.
+        max_size: values kept at most.
+        restore: the field type's ``restore``; it finds the table ``"vocabulary"`` in the state.
+    """
+
+    def __init__(
+        self, values: pl.Expr, *, min_count: int, max_size: int | None, restore: Callable[[FieldState], Fitted]
+    ) -> None:
+        self._values = values
+        self._min_count = min_count
+        self._max_size = max_size
+        self._restore = restore
+        self._counter = ValueCounter()
+
+    def update(self, chunk: pl.DataFrame) -> None:
+        """Count one chunk's values."""
+        values = chunk.select(self._values.alias("value")).to_series()
+        if values.dtype == pl.List:
+            values = values.explode()
+        self._counter.add(values)
+
+    def finish(self) -> Fitted:
+        """The field with the vocabulary found."""
+        counts = self._counter.counts(min_count=self._min_count, max_size=self._max_size)
+        return self._restore(FieldState(tables={"vocabulary": counts}))
+
+
+class Ids(Protocol):
+    """Texts to ids."""
+
+    @property
+    def end(self) -> int:
+        """One more than the largest id."""
+
+    def of(self, texts: pl.Expr) -> pl.Expr:
+        """Int32 ids of the String expression ``texts``; :data:`OOV` for what is not known. Row by row."""
+
+
+class VocabularyIds:
+    """Ids of a vocabulary's values; :data:`OOV` for all others and for null.
+
+    The lookup is a cast to an ``Enum``, whose hash table is built once here: a chunk of 131,072 rows takes 5 ms against
+    200,000 values, 17 ms by ``replace_strict``, which builds its table anew for every chunk.
+
+    Args:
+        values: the values in the order of their ids, each once.
+        first: id of the first value, at least 1.
+
+    Example::
+
+        >>> ids = VocabularyIds(pl.Series(["x", "y"]), first=1)
+        >>> pl.DataFrame({"C1": ["y", "new", None]}).select(ids.of(pl.col("C1")))["C1"].to_list()
+        [2, 0, 0]
+    """
+
+    def __init__(self, values: pl.Series, *, first: int) -> None:
+        self._enum = pl.Enum(values)
+        self._first = first
+        self.end = first + values.len()
+
+    def of(self, texts: pl.Expr) -> pl.Expr:
+        """See :class:`Ids`."""
+        # The physical type is as narrow as the vocabulary allows: widen it before adding.
+        place = texts.cast(self._enum, strict=False).to_physical().cast(pl.Int32)
+        return (place + self._first).fill_null(OOV)
+
+
+class HashIds:
+    """Ids ``first + hash % num_buckets``; :data:`OOV` for null only.
+
+    Args:
+        num_buckets: number of buckets.
+        first: id of the first bucket, at least 1.
+        seed: of the hash.
+    """
+
+    def __init__(self, num_buckets: int, *, first: int, seed: int) -> None:
+        self._num_buckets = num_buckets
+        self._first = first
+        self._seed = seed
+        self.end = first + num_buckets
+
+    def of(self, texts: pl.Expr) -> pl.Expr:
+        """See :class:`Ids`."""
+        return bucket(texts, self._num_buckets, first=self._first, seed=self._seed).fill_null(OOV)
+
+
+def ids_for(config: IdConfig, tables: Mapping[str, pl.DataFrame], *, first: int = OOV + 1) -> Ids:
+    """The ids that a config asks for.
+
+    Args:
+        config: says vocabulary or hash.
+        tables: tables of the field's state; has ``"vocabulary"`` unless the ids are hashes.
+        first: id of the first value or bucket.
+    """
+    if config.num_buckets is not None:
+        return HashIds(config.num_buckets, first=first, seed=config.seed)
+    return VocabularyIds(tables["vocabulary"]["value"], first=first)

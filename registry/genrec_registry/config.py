@@ -82,7 +82,9 @@ def config_union(registry: Registry, kind: str) -> tuple[Any, list[PluginFailure
 
     Raises:
         ConfigError: no component of this kind is usable.
+        PluginError: a preference of the registry names nothing that is there.
     """
+    registry.check_prefer()  # else every component would seem broken
     models: list[Any] = []
     failures: list[PluginFailure] = []
     for component in registry.components(kind):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import traceback
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -133,7 +134,7 @@ class Registry:
                 continue
             try:
                 loaded = entry_point.load()
-            except Exception as error:  # a plugin may raise anything at import
+            except (Exception, SystemExit) as error:  # a plugin may raise anything at import
                 self._fail(plugin, f"cannot be imported: {type(error).__name__}: {error}", error)
                 continue
             self.register(loaded, distribution=distribution, version=version, name=entry_point.name)
@@ -212,6 +213,8 @@ class Registry:
             except Exception:  # an attribute may be a property that raises
                 continue
             if options is None:
+                if attribute in _HOOKS:
+                    return f"has '{attribute}' without the marker; write @hookimpl above it"
                 continue
             hook = options.get("specname") or attribute
             if hook not in _HOOKS:
@@ -261,16 +264,38 @@ class Registry:
         return candidates[0]
 
     def _settle(self, kind: str, bare: str, candidates: list[Component]) -> list[Component]:
-        wanted = self.prefer.get(f"{kind}/{bare}", self.prefer.get(bare))
+        narrow = f"{kind}/{bare}" in self.prefer
+        wanted = self.prefer.get(f"{kind}/{bare}" if narrow else bare)
         if wanted is not None:
             chosen = [c for c in candidates if c.distribution == wanted]
-            if candidates and not chosen:
+            meant_elsewhere = not narrow and any(bare in c.names and c.distribution == wanted for c in self)
+            if candidates and not chosen and not meant_elsewhere:
                 offered = ", ".join(c.distribution for c in candidates)
                 raise PluginError(
-                    f"plugins.prefer names '{wanted}' for {kind} '{bare}', but it is offered by {offered}; name one of these"
+                    f"plugins.prefer names '{wanted}' for {kind} '{bare}', "
+                    f"but it is offered by {offered}; name one of these"
                 )
-            return chosen
+            if chosen:
+                return chosen
         return [c for c in candidates if c.builtin] or candidates
+
+    def check_prefer(self) -> None:
+        """Check that every preference names a component that is there.
+
+        Raises:
+            PluginError: one does not; the message has the nearest name.
+        """
+        for key, distribution in self.prefer.items():
+            kind, slash, bare = key.rpartition("/")
+            if slash and kind not in KINDS:
+                raise PluginError(f"plugins.prefer: '{key}' names an unknown kind '{kind}'{did_you_mean(kind, KINDS)}")
+            named = [c for c in (self.components(kind) if slash else self) if bare in c.names]
+            if not any(c.distribution == distribution for c in named):
+                offered = sorted({c.distribution for c in named})
+                raise PluginError(
+                    f"plugins.prefer: '{key}' is to come from '{distribution}', but "
+                    + (f"it is offered by {', '.join(offered)}; name one of these" if offered else "nothing offers it")
+                )
 
     def names(self, kind: str) -> list[str]:
         """Every name that :meth:`get` accepts for this kind without ambiguity, bare and qualified."""
@@ -291,7 +316,11 @@ class Registry:
             config: a tagged config object.
             args: what the kind's factory takes beside the config.
         """
-        factory = self.get(kind, config.type).record.load_factory()
+        component = self.get(kind, config.type)
+        if component.record.status == "deprecated":
+            message = f"{kind} '{component.qualified_name}' is deprecated: {component.record.summary}"
+            warnings.warn(message, FutureWarning, stacklevel=2)
+        factory = component.record.load_factory()
         return factory(*args, config) if kind == "field-type" else factory(config, *args)
 
 

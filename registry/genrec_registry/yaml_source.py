@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -78,14 +78,14 @@ def parse_yaml(text: str, *, name: str = "<string>") -> YamlSource:
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
-        positions: dict[KeyPath, tuple[int, int]] = {}
-        if node is not None:
-            _record_positions(node, (), positions, name)
+        positions = _positions(node, name) if node is not None else {}
         data = loader.construct_document(node) if node is not None else {}
-    except (yaml.MarkedYAMLError, yaml.reader.ReaderError) as error:
+    except ConfigError:
+        raise
+    except yaml.YAMLError as error:
         raise ConfigError(_yaml_problem(error, name)) from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{name}: is not usable YAML: {error}") from error
+    except Exception as error:  # '!!int x' and the like raise whatever int(), datetime and dict look-ups raise
+        raise ConfigError(f"{name}: is not usable YAML: {error or type(error).__name__}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{name}:1:1: found {type(data).__name__}, expected a mapping of keys at the top level")
     return YamlSource(name, data, positions)
@@ -98,22 +98,36 @@ def _yaml_problem(error: yaml.YAMLError, name: str) -> str:
     return f"{place}: is not valid YAML: {problem}"
 
 
-def _record_positions(node: yaml.Node, path: KeyPath, into: dict[KeyPath, tuple[int, int]], name: str) -> None:
-    into.setdefault(path, (node.start_mark.line + 1, node.start_mark.column + 1))
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            here = (*path, str(key.value))
-            place = (key.start_mark.line + 1, key.start_mark.column + 1)
-            if here in into:
-                raise ConfigError(
-                    f"{name}:{place[0]}:{place[1]}: key '{key.value}' stands twice (first in line {into[here][0]}); "
-                    "keep one of the two"
-                )
-            into[here] = place
-            _record_positions(value, here, into, name)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            _record_positions(value, (*path, index), into, name)
+def _positions(root: yaml.Node, name: str) -> dict[KeyPath, tuple[int, int]]:
+    positions: dict[KeyPath, tuple[int, int]] = {(): (root.start_mark.line + 1, root.start_mark.column + 1)}
+    visited: set[int] = set()  # an alias is not entered again: nested aliases would take for ever
+
+    def place(path: KeyPath, node: yaml.Node) -> None:
+        positions[path] = (node.start_mark.line + 1, node.start_mark.column + 1)
+
+    def walk(node: yaml.Node, path: KeyPath) -> None:
+        if id(node) in visited:
+            return
+        visited.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                here = (*path, str(key.value))
+                if here in positions:
+                    first = positions[here][0]
+                    place(here, key)
+                    raise ConfigError(
+                        f"{YamlSource(name, None, positions).position(here)}: key '{key.value}' stands twice "
+                        f"(first in line {first}); keep one of the two"
+                    )
+                place(here, key)
+                walk(value, here)
+        elif isinstance(node, yaml.SequenceNode):
+            for index, value in enumerate(node.value):
+                place((*path, index), value)
+                walk(value, (*path, index))
+
+    walk(root, ())
+    return positions
 
 
 def explain(model: type[Model], data: Any, *, source: YamlSource | None = None, where: str = "config") -> Model:
@@ -142,18 +156,17 @@ def _explain_one(model: type[BaseModel], data: Any, detail: ErrorDetails, source
     key = str(path[-1]) if path else ""
     kind = detail["type"]
     if kind == "extra_forbidden":
-        known = _known_keys(model, detail["loc"][:-1])
+        known = {key for candidate in _models_at(model, detail["loc"][:-1]) for key in candidate.model_fields}
         return f"{place}: unknown key '{dotted}'{did_you_mean(key, known)}"
     if kind == "missing":
         return f"{place}: key '{dotted}' is missing; add it"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        context = detail.get("ctx") or {}
-        expected = [name.strip(" '") for name in str(context.get("expected_tags", "")).split(",") if name.strip()]
+        bare = [tag for tag in _tags_at(model, detail["loc"]) if "/" not in tag]
         if kind == "union_tag_not_found":
-            return f"{place}: '{dotted}' needs the key 'type'{did_you_mean('', expected)}"
+            return f"{place}: '{dotted}' needs the key 'type'{did_you_mean('', bare)}"
         place = source.position((*path, "type")) if source else where
-        bare = [name for name in expected if "/" not in name]
-        return f"{place}: '{dotted}.type' is '{context.get('tag')}'{did_you_mean(str(context.get('tag')), bare)}"
+        tag = str((detail.get("ctx") or {}).get("tag"))
+        return f"{place}: '{dotted}.type' is '{tag}'{did_you_mean(tag, bare)}"
     message = str(detail["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
     found = "" if isinstance(detail["input"], (dict, list)) else f", found {detail['input']!r}"
     return f"{place}: '{dotted}': {message[:1].lower()}{message[1:]}{found}" if dotted else f"{place}: {message}{found}"
@@ -173,8 +186,8 @@ def _data_path(data: Any, location: Sequence[str | int]) -> Iterator[str | int]:
             return
 
 
-def _known_keys(model: type[BaseModel], location: Sequence[str | int]) -> Iterable[str]:
-    """The keys that are valid at ``location``, following union tags."""
+def _models_at(model: type[BaseModel], location: Sequence[str | int]) -> list[type[BaseModel]]:
+    """The models that may stand at ``location``, following union tags."""
     current: list[type[BaseModel]] = [model]
     for part in location:
         following: list[type[BaseModel]] = []
@@ -186,7 +199,12 @@ def _known_keys(model: type[BaseModel], location: Sequence[str | int]) -> Iterab
                 if tag is None or part in get_args(tag.annotation):
                     following.append(candidate)
         current = following or current
-    return {key for candidate in current for key in candidate.model_fields}
+    return current
+
+
+def _tags_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+    fields = [candidate.model_fields.get("type") for candidate in _models_at(model, location)]
+    return [str(tag) for field in fields if field is not None for tag in get_args(field.annotation)]
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:

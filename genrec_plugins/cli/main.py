@@ -147,7 +147,10 @@ def run(arguments: Sequence[str] | None = None) -> None:
     words = [word for word in given if word != "--traceback"]
     wanted = len(words) < len(given) or os.environ.get("GENREC_TRACEBACK", "") not in ("", "0")
     try:
-        _click_group(app)(words, prog_name="genrec")
+        try:
+            _click_group(app)(words, prog_name="genrec")
+        finally:
+            sys.stdout.flush()
     except GenrecError as error:
         if wanted:
             traceback.print_exc()

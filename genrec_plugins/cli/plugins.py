@@ -258,7 +258,7 @@ def _clashes(registry: Registry) -> Iterator[dict[str, Any]]:
                 continue
             try:
                 chosen = registry.get(kind, name).qualified_name
-                note = f"'{name}' means {chosen}; write another qualified name, or set plugins.prefer, to change that"
+                note = f"{kind} '{name}' means {chosen}; write a qualified name, or set plugins.prefer, to change that"
             except PluginError as error:
                 chosen, note = "", str(error)
             yield {"kind": kind, "name": name, "offered_by": offered_by, "chosen": chosen, "note": note}
@@ -272,6 +272,6 @@ def _print_report(report: dict[str, Any]) -> None:
     for plugin in report["disabled"]:
         typer.echo(f"DISABLED  {plugin} (GENREC_DISABLE_PLUGINS)")
     for clash in report["clashes"]:
-        typer.echo(f"CLASH     {clash['kind']} {clash['note']}")
+        typer.echo(f"CLASH     {clash['note']}")
     if not (report["failed"] or report["clashes"]):
         typer.echo(f"all plugins are in order: {report['components']} components")

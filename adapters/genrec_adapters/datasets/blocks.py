@@ -1,0 +1,125 @@
+"""Text files as blocks of complete lines, plain or gzipped, read ahead in one background thread."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import BinaryIO
+
+from genrec_registry.errors import DataError
+
+BLOCK_BYTES = 48 << 20
+_READ_BYTES = 4 << 20
+_LONGEST_LINE = 16 << 20
+_GZIP, _ZIP, _TAR, _BOM = b"\x1f\x8b", b"PK\x03\x04", b"ustar", b"\xef\xbb\xbf"
+
+
+class StreamFault(Exception):
+    """The byte stream broke off; the scan adds the file and the last good row and raises DataError."""
+
+
+def read_blocks(path: str, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes]:
+    """Blocks of complete lines; the last one ends in a newline too, whether or not the file does.
+
+    The next block is read (and inflated) while the caller works on this one; zlib releases the GIL.
+
+    Args:
+        path: a plain or gzipped file, told apart by its first two bytes, not by its name.
+        block_bytes: about how long a block is; it is longer where a line is.
+
+    Raises:
+        DataError: the file is missing, unreadable, empty, or an archive.
+        StreamFault: the gzip stream is cut off or corrupt, after the lines before the fault were given.
+
+    Example::
+
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile(suffix=".txt") as file:
+        ...     _ = file.write(b"a\\nb\\nc"), file.flush()
+        ...     list(read_blocks(file.name, block_bytes=4))
+        [b'a\\nb\\n', b'c\\n']
+    """
+    blocks = _lines(path, block_bytes)
+    with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
+        ahead = pool.submit(next, blocks, None)
+        while (block := ahead.result()) is not None:
+            ahead = pool.submit(next, blocks, None)
+            yield block
+
+
+def _lines(path: str, block_bytes: int) -> Iterator[bytes]:
+    parts: list[bytes] = []
+    size = 0
+    try:
+        for piece in _pieces(path):
+            parts.append(piece)
+            size += len(piece)
+            if size < block_bytes:
+                continue
+            block = b"".join(parts)
+            cut = block.rfind(b"\n") + 1
+            if not cut and size < _LONGEST_LINE:
+                continue
+            if not cut:
+                raise StreamFault(f"has no line end within {size} bytes, so it is not a text file of this format")
+            yield block[:cut]
+            parts, size = [block[cut:]], len(block) - cut
+    except StreamFault:
+        block = b"".join(parts)
+        cut = block.rfind(b"\n") + 1
+        if cut:
+            yield block[:cut]
+        raise
+    tail = b"".join(parts)
+    if tail.strip(b"\r\n"):
+        # Empty lines at the very end are an editor's habit, not rows.
+        yield tail.rstrip(b"\r\n") + b"\n"
+
+
+def _pieces(path: str) -> Iterator[bytes]:
+    try:
+        with Path(path).open("rb") as file:
+            head = file.read(_READ_BYTES)
+            if not head:
+                raise DataError(f"{path}: is empty (0 bytes), expected rows; download it again")
+            if head.startswith(_ZIP):
+                raise DataError(f"{path}: is a zip archive, expected a text file or a gzipped one; unpack it first")
+            pieces = _inflate(head, file) if head.startswith(_GZIP) else _plain(head, file)
+            first = next(pieces, b"")
+            if first[257:262] == _TAR:
+                raise DataError(f"{path}: is a tar archive, expected a text file or a gzipped one; unpack it first")
+            yield first.removeprefix(_BOM)
+            yield from pieces
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}), expected a readable file") from error
+
+
+def _plain(head: bytes, file: BinaryIO) -> Iterator[bytes]:
+    yield head
+    while piece := file.read(_READ_BYTES):
+        yield piece
+
+
+def _inflate(head: bytes, file: BinaryIO) -> Iterator[bytes]:
+    """Inflate one gzip member after the other; a file may hold several."""
+    inflater = zlib.decompressobj(wbits=31)
+    data = head
+    while True:
+        try:
+            # max_length bounds memory: 4 MiB of gzip may stand for 4 GiB of text.
+            piece = inflater.decompress(data, BLOCK_BYTES)
+        except zlib.error as error:
+            raise StreamFault(f"holds a corrupt gzip stream ({error})") from error
+        if piece:
+            yield piece
+        if inflater.eof:
+            data = inflater.unused_data or file.read(_READ_BYTES)
+            if not data.strip(b"\0"):  # zero padding after the last member is legal
+                return
+            inflater = zlib.decompressobj(wbits=31)
+        else:
+            data = inflater.unconsumed_tail or file.read(_READ_BYTES)
+            if not data and not piece:
+                raise StreamFault("holds a gzip stream that is cut off")

@@ -1,0 +1,295 @@
+"""Delimited text to chunks: a vectorised path for sound blocks, a careful one that finds the bad rows of the others.
+
+A block of lines is checked in bulk: the separators of each line are counted with numpy on the raw bytes, polars parses
+and casts, the label is compared with 0 and 1. Only where a check fails is the block looked at again, first line by line
+(structure), then column by column (values), to say which row and column is at fault.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+import numpy as np
+import polars as pl
+
+from genrec_adapters.datasets.blocks import StreamFault, read_blocks
+from genrec_registry.contracts import ErrorPolicy
+from genrec_registry.errors import DataError, did_you_mean
+
+_LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
+_SHOWN = 40
+_Type = type[pl.DataType]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextFormat:
+    """How the lines of a file are to be read.
+
+    Args:
+        label: label column; comes first in the chunks, as Int8.
+        features: feature columns, in the order of the chunks.
+        names: all columns in file order, for a file without header; None where the first line has the names.
+        separator: one character.
+        quote: quote character, or None.
+        integers: columns to read as Int64.
+        floats: columns to read as Float64.
+        null_values: words that mean missing, beside the empty string.
+        renames: header name -> column name.
+    """
+
+    label: str
+    features: tuple[str, ...]
+    names: tuple[str, ...] | None = None
+    separator: str = ","
+    quote: str | None = None
+    integers: frozenset[str] = frozenset()
+    floats: frozenset[str] = frozenset()
+    null_values: tuple[str, ...] = ()
+    renames: Mapping[str, str] = field(default_factory=dict)
+
+
+def scan_text(
+    path: str, layout: TextFormat, policy: ErrorPolicy, *, start: int = 0, stop: int | None = None
+) -> Iterator[pl.DataFrame]:
+    """Chunks of rows ``start .. stop`` of a delimited file, in file order.
+
+    Args:
+        path: a plain or gzipped file.
+        layout: how to read it.
+        policy: takes the bad rows.
+        start: rows to leave out at the beginning.
+        stop: the row to stop before; None for all.
+
+    Raises:
+        DataError: the file cannot be read as this format, or a row is bad and the policy is to stop.
+    """
+    parser: _BlockParser | None = None
+    row = 0  # data rows seen so far
+    try:
+        for whole in read_blocks(path):
+            block = whole.replace(b"\r\n", b"\n") if b"\r" in whole else whole
+            if parser is None:
+                names = layout.names
+                if names is None:
+                    head, _, block = block.partition(b"\n")
+                    names = read_header(head, path, layout)
+                parser = _BlockParser(path, names, layout, policy)
+            count = block.count(b"\n")
+            first, last = max(start - row, 0), count if stop is None else min(stop - row, count)
+            if first < last:
+                if first or last < count:
+                    block = b"".join(line + b"\n" for line in block.split(b"\n")[first:last])
+                frame = parser.parse(block, row + first + 1)
+                if frame.height:
+                    yield frame
+            row += count
+            if stop is not None and row >= stop:
+                return
+    except StreamFault as fault:
+        raise DataError(f"{path}: {fault} after row {row}, expected a complete file; download it again") from fault
+    if row == 0:
+        what = "no rows" if parser is None else "a header but no rows"
+        raise DataError(f"{path}: has {what}, expected at least one row; download it again")
+
+
+def count_rows(path: str) -> int:
+    """Lines of a file without header, counted without parsing them.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    rows = 0
+    try:
+        for block in read_blocks(path):
+            rows += block.count(b"\n")
+    except StreamFault as fault:
+        raise DataError(f"{path}: {fault} after row {rows}, expected a complete file; download it again") from fault
+    return rows
+
+
+def read_header(line: bytes, path: str, layout: TextFormat, *, check: bool = True) -> tuple[str, ...]:
+    """Column names of a header line.
+
+    Args:
+        line: the first line, without its end.
+        path: for messages.
+        layout: how to read it.
+        check: whether the layout's columns must be there.
+
+    Raises:
+        DataError: the header is not text, has a name twice, or lacks a column that is to be read.
+    """
+    try:
+        text = line.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: header is not UTF-8 text (byte {error.start}), expected column names") from error
+    if layout.quote and layout.quote in text:
+        found = next(csv.reader([text], delimiter=layout.separator, quotechar=layout.quote))
+    else:
+        found = text.split(layout.separator)
+    names = tuple(layout.renames.get(name.strip(), name.strip()) for name in found)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(f"{path}: header has the column '{twice[0]}' twice, expected distinct names; rename one")
+    for name in (layout.label, *layout.features) if check else ():
+        if name not in names:
+            raise DataError(f"{path}: header has no column '{name}'{did_you_mean(name, names[:60])}")
+    return names
+
+
+class _BlockParser:
+    """Parses blocks of lines of one file."""
+
+    def __init__(self, path: str, names: Sequence[str], layout: TextFormat, policy: ErrorPolicy) -> None:
+        self.path, self.names, self.layout, self.policy = path, tuple(names), layout, policy
+        self.kept = [layout.label, *layout.features]
+        self.separator, self.quote = layout.separator.encode(), (layout.quote or "").encode()
+        types: dict[str, _Type] = dict.fromkeys(layout.integers, pl.Int64)
+        types |= dict.fromkeys(layout.floats, pl.Float64)
+        self.types = {name: types[name] for name in layout.features if name in types}
+        self.text: dict[str, _Type] = dict.fromkeys(self.names, pl.String)
+
+    def parse(self, block: bytes, first_row: int) -> pl.DataFrame:
+        """Rows of a block whose first line is row ``first_row``."""
+        quoted = bool(self.quote) and self.quote in block
+        if not quoted and b"\0" not in block and self._is_regular(block):
+            try:
+                frame = self._read(block, self.text | self.types)
+                label = self._label(frame)
+                if label.null_count() == 0:
+                    return frame.with_columns(label)
+            except pl.exceptions.PolarsError:
+                pass  # the careful path below says what is wrong
+        return self._careful(block, first_row, quoted)
+
+    def _is_regular(self, block: bytes) -> bool:
+        """Whether every line has the right number of separators."""
+        per_line = len(self.names) - 1
+        data = np.frombuffer(block, dtype=np.uint8)
+        ends = np.flatnonzero(data == 10)
+        marks = np.flatnonzero(data == self.separator[0])
+        if marks.size != per_line * ends.size:
+            return False
+        if per_line == 0:
+            return bool((np.diff(ends, prepend=-1) > 1).all())
+        table = marks.reshape(-1, per_line)
+        return bool((table[:, -1] < ends).all() and (table[1:, 0] > ends[:-1]).all())
+
+    def _read(self, block: bytes, schema: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
+        frame = pl.read_csv(
+            block,
+            has_header=False,
+            schema=schema,
+            columns=[index for index, name in enumerate(self.names) if name in set(self.kept)],
+            separator=self.layout.separator,
+            quote_char=None,
+            null_values=list(self.layout.null_values) or None,
+        )
+        return frame.select(self.kept)
+
+    def _label(self, frame: pl.DataFrame) -> pl.Series:
+        return frame[self.layout.label].replace_strict(_LABELS, default=None, return_dtype=pl.Int8)
+
+    def _careful(self, block: bytes, first_row: int, quoted: bool) -> pl.DataFrame:
+        faults: dict[int, tuple[str, str]] = {}
+        sound: list[bytes] = []
+        values: list[list[str]] = []
+        rows: list[int] = []
+        for row, line in enumerate(block.split(b"\n")[:-1], first_row):
+            fault = self._line_fault(line, values if quoted else None)
+            if fault:
+                faults[row] = fault
+            else:
+                sound.append(line)
+                rows.append(row)
+        if quoted:
+            frame = pl.DataFrame(values, schema=self.text, orient="row").select(self.kept)
+            missing = ["", *self.layout.null_values]
+            frame = frame.with_columns(pl.when(~pl.all().is_in(missing)).then(pl.all()))
+        elif sound:
+            try:
+                frame = self._read(b"\n".join(sound) + b"\n", self.text)
+            except pl.exceptions.PolarsError as error:
+                self._give_up(first_row, error)
+        else:
+            frame = pl.DataFrame(schema=self.text).select(self.kept)
+        if frame.height != len(rows):
+            self._give_up(first_row, f"{frame.height} rows parsed of {len(rows)}")
+        return self._check_values(frame, rows, faults)
+
+    def _give_up(self, row: int, error: object) -> NoReturn:
+        raise DataError(f"{self.path}, near row {row}: cannot be parsed ({str(error).splitlines()[0]})")
+
+    def _line_fault(self, line: bytes, values: list[list[str]] | None) -> tuple[str, str] | None:
+        """What is wrong with a line's structure; a sound quoted line's values are appended to ``values``."""
+        width = len(self.names)
+        if not line:
+            return self.names[0], f"the line is empty, expected {width} columns"
+        fields = line.split(self.separator)
+        if b"\0" in line:
+            return self._column(fields, b"\0"), "found a NUL byte, expected text (the file looks binary or damaged)"
+        try:
+            text = line.decode()
+        except UnicodeDecodeError as error:
+            column = self._column(fields, line[error.start : error.start + 1])
+            return column, f"byte 0x{line[error.start]:02x} is not UTF-8, expected text (binary or damaged file?)"
+        if values is None:
+            if len(fields) != width:
+                return self._width_fault(len(fields))
+            return None
+        if line.count(self.quote) % 2:
+            return self.names[0], "a quoted value does not end on its line; line breaks in values need Parquet"
+        try:
+            parsed = next(csv.reader([text], delimiter=self.layout.separator, quotechar=self.layout.quote, strict=True))
+        except csv.Error as error:
+            return self.names[0], f"the quotes cannot be read ({error})"
+        if len(parsed) != width:
+            return self._width_fault(len(parsed))
+        values.append(parsed)
+        return None
+
+    def _width_fault(self, found: int) -> tuple[str, str]:
+        width = len(self.names)
+        column = self.names[min(found, width - 1)] if found < width else self.names[-1]
+        return column, f"found {found} column{'s' * (found != 1)}, expected {width}"
+
+    def _column(self, fields: Sequence[bytes], wanted: bytes) -> str:
+        index = next((index for index, value in enumerate(fields) if wanted in value), 0)
+        return self.names[min(index, len(self.names) - 1)]
+
+    def _check_values(
+        self, frame: pl.DataFrame, rows: Sequence[int], faults: dict[int, tuple[str, str]]
+    ) -> pl.DataFrame:
+        """Cast numbers and label; rows that do not cast are reported in order, with ``faults``, and left out."""
+        columns = [self._label(frame)]
+        bad = columns[0].is_null()
+        found = {self.layout.label: "0 or 1"}
+        masks = {self.layout.label: bad}
+        for name, dtype in self.types.items():
+            number = _to_number(frame[name], dtype)
+            masks[name] = number.is_null() & frame[name].is_not_null()
+            found[name] = "an integer" if dtype == pl.Int64 else "a number"
+            bad = bad | masks[name]
+            columns.append(number)
+        for index in bad.arg_true().to_list():
+            column = next(name for name in masks if masks[name][index])
+            value = frame[column][index]
+            shown = "an empty value" if value is None else repr(value[:_SHOWN])
+            faults[rows[index]] = (column, f"found {shown}, expected {found[column]}")
+        for row in sorted(faults):
+            self.policy.bad_row(self.path, row, *faults[row])
+        return frame.with_columns(columns).filter(~bad)
+
+
+def _to_number(text: pl.Series, dtype: type[pl.DataType]) -> pl.Series:
+    """Cast text; an integer may be written with a decimal point (``3.0``), as pandas does for columns with gaps."""
+    stripped = text.str.strip_chars(" ")
+    number = stripped.cast(dtype, strict=False)
+    if dtype == pl.Int64 and number.null_count() > text.null_count():
+        decimal = stripped.cast(pl.Float64, strict=False)
+        whole = decimal.is_finite() & (decimal == decimal.floor()) & (decimal.abs() < 2**53)
+        return number.zip_with(number.is_not_null() | ~whole.fill_null(False), decimal.cast(pl.Int64, strict=False))
+    return number

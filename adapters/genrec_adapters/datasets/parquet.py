@@ -1,0 +1,146 @@
+"""Any Parquet table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from genrec_adapters.datasets.configs import ParquetConfig
+from genrec_adapters.datasets.files import config_sources
+from genrec_adapters.patterns import select
+from genrec_registry.contracts import ColumnKind, ErrorPolicy, SourceFile
+from genrec_registry.errors import ConfigError, DataError, did_you_mean
+
+_CHUNK_ROWS = 262_144
+
+
+class ParquetTable:
+    """A Parquet table: numbers, text (dates and times become ISO text), and lists.
+
+    Args:
+        config: see :class:`~genrec_adapters.datasets.configs.ParquetConfig`.
+
+    Example::
+
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile(suffix=".parquet") as file:
+        ...     pl.DataFrame({"y": [1, 0], "age": [7.5, None], "seen": [["a"], []]}).write_parquet(file.name)
+        ...     dataset = ParquetTable(ParquetConfig(path=file.name, label="y"))
+        ...     dict(dataset.columns), [chunk.rows() for chunk in dataset.scan(dataset.sources()[0], ErrorPolicy())]
+        ({'age': 'number', 'seen': 'list'}, [[(1, 7.5, ['a']), (0, None, [])]])
+    """
+
+    def __init__(self, config: ParquetConfig) -> None:
+        self.config = config
+
+    @property
+    def label(self) -> str:
+        """The label column."""
+        return self.config.label
+
+    @cached_property
+    def columns(self) -> Mapping[str, ColumnKind]:
+        """Columns of the first file, by their Parquet types."""
+        path = self.sources()[0].path
+        file = _open(path)
+        schema = file.schema_arrow
+        if self.label not in schema.names:
+            raise ConfigError(
+                f"dataset.label: there is no column '{self.label}'{did_you_mean(self.label, schema.names)}"
+            )
+        others = [name for name in schema.names if name != self.label]
+        wanted = self.config.columns
+        names = others if wanted is None else select(wanted, others, where="dataset.columns")
+        return {name: _kind(schema.field(name), path) for name in names}
+
+    def sources(self) -> Sequence[SourceFile]:
+        """The files in reading order."""
+        return config_sources(self.config)
+
+    def default_fields(self) -> Mapping[str, Any]:
+        """A category for each text column, buckets of equal counts for each number, a set of ids for each list."""
+        by_kind: dict[str, dict[str, Any]] = {
+            "number": {"type": "numeric-bucket", "method": "quantile"},
+            "string": {"type": "categorical", "min_count": 2},
+            "list": {"type": "multi-hot", "min_count": 2},
+        }
+        return {name: dict(by_kind[kind]) for name, kind in self.columns.items()}
+
+    def scan(self, source: SourceFile, policy: ErrorPolicy) -> Iterator[pl.DataFrame]:
+        """Chunks: label Int8, numbers Int64 or Float64, text String, lists List."""
+        file = _open(source.path)
+        names = [self.label, *self.columns]
+        for name in names:
+            if name not in file.schema_arrow.names:
+                raise DataError(f"{source.path}: has no column '{name}'{did_you_mean(name, file.schema_arrow.names)}")
+            if name != self.label and _kind(file.schema_arrow.field(name), source.path) != self.columns[name]:
+                found = file.schema_arrow.field(name).type
+                raise DataError(
+                    f"{source.path}: column '{name}' is {found}, expected {self.columns[name]} as in file 1"
+                )
+        if file.metadata.num_rows == 0:
+            raise DataError(f"{source.path}: has no rows, expected at least one; write it again")
+        row = 0
+        batches = file.iter_batches(batch_size=_CHUNK_ROWS, columns=names)
+        while True:
+            try:
+                batch = next(batches, None)
+            except (OSError, pa.ArrowException) as error:
+                problem = str(error).splitlines()[0]
+                raise DataError(f"{source.path}: cannot be read after row {row} ({problem}); write it again") from error
+            if batch is None:
+                return
+            frame = pl.DataFrame(pl.from_arrow(batch)).select(names)
+            yield self._usable(frame.with_columns([_plain(frame[name]) for name in self.columns]), source, row, policy)
+            row += frame.height
+
+    def _usable(self, frame: pl.DataFrame, source: SourceFile, before: int, policy: ErrorPolicy) -> pl.DataFrame:
+        raw = frame[self.label]
+        label = raw.cast(pl.Float64, strict=False)
+        good = label.is_in([0.0, 1.0]).fill_null(False)
+        for index in (~good).arg_true().to_list():
+            shown = "an empty value" if raw[index] is None else repr(raw[index])
+            policy.bad_row(source.path, before + index + 1, self.label, f"found {shown}, expected 0 or 1")
+        return frame.filter(good).with_columns(label.filter(good).cast(pl.Int8))
+
+
+def _open(path: str) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path, memory_map=True)
+    except (OSError, pa.ArrowException) as error:
+        problem = str(error).splitlines()[0]
+        raise DataError(f"{path}: is not a readable Parquet file ({problem}); write it again") from error
+
+
+def _kind(column: pa.Field, path: str) -> ColumnKind:
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    types = pa.types
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return "list"
+    if types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_decimal(kind):
+        return "number"
+    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind) or types.is_temporal(kind):
+        return "string"
+    raise DataError(
+        f"{path}: column '{column.name}' is {column.type}, expected numbers, text, times or lists; "
+        "leave it out of dataset.columns, or write it as one of these"
+    )
+
+
+def _plain(column: pl.Series) -> pl.Series:
+    """The column as String, Int64, Float64 or List."""
+    dtype = column.dtype
+    if isinstance(dtype, pl.Array):
+        return column.arr.to_list()
+    if isinstance(dtype, pl.List):
+        return column
+    if dtype.is_float() or dtype.is_decimal() or dtype == pl.UInt64:
+        return column.cast(pl.Float64)
+    if dtype.is_integer() or dtype == pl.Boolean:
+        return column.cast(pl.Int64)
+    return column.cast(pl.String)

@@ -4,28 +4,62 @@ from __future__ import annotations
 
 from genrec_registry import FieldTypeRecord
 
-_HERE = "genrec_adapters.field_types"
+
+def _record(name: str, config: str, factory: str, summary: str, tokens: str | None = None) -> FieldTypeRecord:
+    here = "genrec_adapters.field_types"
+    return FieldTypeRecord(
+        name=name,
+        config=f"{here}.configs:{config}",
+        factory=f"{here}.{factory}",
+        token_module=f"{here}.tokens:{tokens}" if tokens else None,
+        summary=summary,
+        since="0.1.0",
+    )
+
 
 RECORDS: tuple[FieldTypeRecord, ...] = (
-    FieldTypeRecord(
-        name="categorical",
-        config=f"{_HERE}.configs:CategoricalConfig",
-        factory=f"{_HERE}.categorical:Categorical",
-        summary="One id a row: a vocabulary with min_count and out-of-vocabulary id, or a hash",
-        since="0.1.0",
+    _record(
+        "categorical",
+        "CategoricalConfig",
+        "categorical:Categorical",
+        "One id a row: a vocabulary with min_count and out-of-vocabulary id, or a hash",
     ),
-    FieldTypeRecord(
-        name="cross",
-        config=f"{_HERE}.configs:CrossConfig",
-        factory=f"{_HERE}.categorical:Cross",
-        summary="One id a row for the pair of two columns' values",
-        since="0.1.0",
+    _record("cross", "CrossConfig", "categorical:Cross", "One id a row for the pair of two columns' values"),
+    _record("multi-hot", "MultiHotConfig", "id_lists:MultiHot", "A set of ids a row, pooled to one token"),
+    _record(
+        "numeric-bucket",
+        "NumericBucketConfig",
+        "numeric_bucket:NumericBucket",
+        "A number to the id of its bucket: Criteo's floor(ln(x)^2), quantile or uniform",
     ),
-    FieldTypeRecord(
-        name="numeric-bucket",
-        config=f"{_HERE}.configs:NumericBucketConfig",
-        factory=f"{_HERE}.numeric_bucket:NumericBucket",
-        summary="A number to the id of its bucket: Criteo's floor(ln(x)^2), quantile or uniform",
-        since="0.1.0",
+    _record(
+        "numeric-dense",
+        "NumericDenseConfig",
+        "numeric_dense:NumericDense",
+        "A number, standardised or log1p, to a token by a projection of its own",
+        tokens="projected",
+    ),
+    _record(
+        "numeric-embedding",
+        "NumericEmbeddingConfig",
+        "numeric_embedding:NumericEmbedding",
+        "A number to a token by piecewise linear encoding or AutoDis",
+        tokens="numeric_embeddings",
+    ),
+    _record("sequence", "SequenceConfig", "id_lists:Sequence", "Ids in time order, the last max_length of them"),
+    _record("text-hash", "TextHashConfig", "text_hash:TextHash", "Words and character n-grams of a text, hashed"),
+    _record(
+        "timestamp",
+        "TimestampConfig",
+        "timestamp:Timestamp",
+        "Hour, weekday, weekend and cyclic features of a moment",
+        tokens="projected",
+    ),
+    _record(
+        "vector",
+        "VectorConfig",
+        "vector:Vector",
+        "A list column of a fixed number of floats, projected to one token",
+        tokens="projected",
     ),
 )

@@ -14,10 +14,10 @@ import numpy as np
 import polars as pl
 
 from genrec_adapters.field_types.base import Fitted
+from genrec_adapters.field_types.columns import LARGEST
 
 CAPACITY = 65_536
 _MANTISSA_BITS = 52
-_LARGEST = np.finfo(np.float64).max
 
 
 class Histogram:
@@ -43,7 +43,7 @@ class Histogram:
     def add(self, numbers: pl.Series) -> None:
         """Count one chunk's numbers (Float64); nulls and those beyond any finite one are not counted."""
         # Adding 0.0 makes one zero of the two.
-        frame = pl.DataFrame({"value": numbers + 0.0}).filter(pl.col("value").abs() < _LARGEST)
+        frame = pl.DataFrame({"value": numbers + 0.0}).filter(pl.col("value").abs() < LARGEST)
         if frame.is_empty():
             return
         self._smallest = min(self._smallest, frame["value"].min())  # type: ignore[type-var, assignment]

@@ -77,8 +77,7 @@ class NumericBucket:
             edges = np.unique(quantiles(table, inner)).tolist()
         elif table.height:
             low, high = float(table["value"][0]), float(table["value"][-1])
-            # Not low + inner * (high - low): the difference of two finite numbers may be infinite.
-            edges = np.unique(low * (1 - inner) + high * inner).tolist()
+            edges = np.unique(low + inner * (high - low)).tolist()
         return self.restore(FieldState(json={"edges": edges}))
 
     def restore(self, state: FieldState) -> Fitted:

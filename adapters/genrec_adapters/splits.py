@@ -21,9 +21,9 @@ _MAX_ROWS = 200_000_000
 class _Fractions(Config):
     """Shares of the rows."""
 
-    train: float = Field(0.8, gt=0, le=1, description="share of training rows")
-    valid: float = Field(0.1, ge=0, lt=1, description="share of validation rows")
-    test: float = Field(0.1, ge=0, lt=1, description="share of test rows")
+    train: float = Field(default=0.8, gt=0, le=1, description="share of training rows")
+    valid: float = Field(default=0.1, ge=0, lt=1, description="share of validation rows")
+    test: float = Field(default=0.1, ge=0, lt=1, description="share of test rows")
 
     @model_validator(mode="after")
     def _sum_is_one(self) -> Self:
@@ -37,14 +37,14 @@ class RandomSplit(_Fractions):
     """Each row by a hash of (seed, row index): one pass, any size; the sizes are the shares only approximately."""
 
     type: Literal["random"] = "random"
-    seed: int = Field(1, ge=0, lt=2**63, description="another seed, another split")
+    seed: int = Field(default=1, ge=0, lt=2**63, description="another seed, another split")
 
 
 class ShuffledSplit(_Fractions):
     """Exact sizes (rounded down; the rest is test) by a seeded permutation of all rows; needs a counting pass."""
 
     type: Literal["shuffled"] = "shuffled"
-    seed: int = Field(1, ge=0, lt=2**63, description="another seed, another split")
+    seed: int = Field(default=1, ge=0, lt=2**63, description="another seed, another split")
 
 
 class TimeSplit(_Fractions):

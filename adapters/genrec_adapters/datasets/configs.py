@@ -26,10 +26,10 @@ class FilesConfig(Config):
         True
     """
 
-    path: Paths | None = Field(None, description=f"rows that the run splits: {_ONE_OR_MANY}")
-    train: Paths | None = Field(None, description=f"training rows: {_ONE_OR_MANY}")
-    valid: Paths | None = Field(None, description=f"validation rows: {_ONE_OR_MANY}")
-    test: Paths | None = Field(None, description=f"test rows: {_ONE_OR_MANY}")
+    path: Paths | None = Field(default=None, description=f"rows that the run splits: {_ONE_OR_MANY}")
+    train: Paths | None = Field(default=None, description=f"training rows: {_ONE_OR_MANY}")
+    valid: Paths | None = Field(default=None, description=f"validation rows: {_ONE_OR_MANY}")
+    test: Paths | None = Field(default=None, description=f"test rows: {_ONE_OR_MANY}")
 
     @property
     def bound(self) -> bool:
@@ -48,10 +48,14 @@ class FilesConfig(Config):
 class CriteoKaggleConfig(FilesConfig):
     """Criteo Display Advertising: raw ``train.txt`` (tab-separated, no header), or the published Criteo_x4 CSVs."""
 
-    preset: CriteoPreset | None = Field(None, description="BARS protocol: fields and min counts; checks published CSVs")
-    verify_md5: bool = Field(True, description="with a preset and train/valid/test, check the published files' md5")
+    preset: CriteoPreset | None = Field(
+        default=None, description="BARS protocol: fields and min counts; checks published CSVs"
+    )
+    verify_md5: bool = Field(
+        default=True, description="with a preset and train/valid/test, check the published files' md5"
+    )
     shape: Literal["fields", "stock"] = Field(
-        "fields", description="default fields: one token for each of 39 fields, or 13 numbers in one dense arch"
+        default="fields", description="default fields: one token for each of 39 fields, or 13 numbers in one dense arch"
     )
 
     @model_validator(mode="after")
@@ -66,16 +70,21 @@ class CriteoTerabyteConfig(Config):
 
     path: Paths = Field(description=f"the day files: {_ONE_OR_MANY}")
     split: Literal["mlperf", "none"] = Field(
-        "mlperf", description="mlperf: days 0-22 train, the halves of day 23 valid and test; none: split by the run"
+        default="mlperf",
+        description="mlperf: days 0-22 train, the halves of day 23 valid and test; none: split by the run",
     )
-    shape: Literal["fields", "stock"] = Field("fields", description="default fields, as for criteo-kaggle")
+    shape: Literal["fields", "stock"] = Field(default="fields", description="default fields, as for criteo-kaggle")
 
 
 class AvazuConfig(FilesConfig):
     """Avazu CTR prediction: raw CSV with header, or the published Avazu_x4 CSVs."""
 
-    preset: AvazuPreset | None = Field(None, description="BARS protocol: fields and min counts; checks published CSVs")
-    verify_md5: bool = Field(True, description="with a preset and train/valid/test, check the published files' md5")
+    preset: AvazuPreset | None = Field(
+        default=None, description="BARS protocol: fields and min counts; checks published CSVs"
+    )
+    verify_md5: bool = Field(
+        default=True, description="with a preset and train/valid/test, check the published files' md5"
+    )
 
 
 class TableConfig(FilesConfig):
@@ -94,12 +103,14 @@ class ParquetConfig(TableConfig):
 class CsvConfig(TableConfig):
     """Any delimited text file, plain or gzipped."""
 
-    separator: str = Field(",", min_length=1, max_length=1, description="one character between values")
-    quote: str | None = Field('"', min_length=1, max_length=1, description="quote character; null for none")
-    header: bool = Field(True, description="whether the first line holds the column names")
-    names: list[str] | None = Field(None, description="all column names in file order, for files without a header")
-    numbers: list[str] = Field([], description="columns or patterns that hold numbers; the others are text")
-    null_values: list[str] = Field([], description="words that mean missing, beside the empty string")
+    separator: str = Field(default=",", min_length=1, max_length=1, description="one character between values")
+    quote: str | None = Field(default='"', min_length=1, max_length=1, description="quote character; null for none")
+    header: bool = Field(default=True, description="whether the first line holds the column names")
+    names: list[str] | None = Field(
+        default=None, description="all column names in file order, for files without a header"
+    )
+    numbers: list[str] = Field(default=[], description="columns or patterns that hold numbers; the others are text")
+    null_values: list[str] = Field(default=[], description="words that mean missing, beside the empty string")
 
     @model_validator(mode="after")
     def _names_without_header(self) -> Self:

@@ -1,0 +1,58 @@
+"""Options of the preprocessing that do not belong to dataset, fields or split. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field, PositiveInt
+
+from genrec_registry.config import Config
+
+
+class PrepareOptions(Config):
+    """How to run, and how to write.
+
+    Example::
+
+        >>> PrepareOptions(on_error="skip").storage
+        'arrow'
+    """
+
+    on_error: Literal["stop", "skip"] = Field(
+        default="stop", description="bad rows: stop at the first, or skip and count"
+    )
+    storage: Literal["arrow", "parquet"] = Field(
+        default="arrow",
+        description="arrow: memory-mapped, nothing to decode; parquet: a few times smaller, decoded each epoch",
+    )
+    shard_rows: PositiveInt = Field(default=1_000_000, description="rows a file")
+    threads: PositiveInt | None = Field(
+        default=None, description="fields fitted at the same time; the CPU's cores if unset"
+    )
+    cache_mib: int = Field(
+        default=1024, ge=0, description="parsed rows kept in memory between the passes, if all of them fit"
+    )
+
+    @property
+    def workers(self) -> int:
+        """Threads to use."""
+        return self.threads or os.cpu_count() or 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where a run stands.
+
+    Args:
+        stage: ``count`` (only for exact splits), ``fit``, ``encode``, ``done``, or ``reused`` (nothing to do).
+        rows: usable rows seen in this stage.
+        total: rows this stage will see, once known.
+        skipped: bad rows so far.
+    """
+
+    stage: Literal["count", "fit", "encode", "done", "reused"]
+    rows: int
+    total: int | None = None
+    skipped: int = 0

@@ -24,6 +24,14 @@ def _record(
 _PAIR_DIM = f"{_HERE}.configs:pair_embedding_dim"
 
 RECORDS = (
+    InteractionRecord(
+        name="fat",
+        config=f"{_HERE}.fat_config:FatConfig",
+        factory=f"{_HERE}.fat:Fat",
+        summary="FAT: field-aware attention and FFN with pair-wise modulation",
+        aliases=("field-aware-transformer",),
+        since="0.1.0",
+    ),
     _record("dot", "dot", "DotConfig", "DotInteraction", "DLRM: dot products of all token pairs"),
     _record("dcn", "dcn", "DcnConfig", "DcnInteraction", "DCNv2: cross network, low-rank or full", "dcn-v2"),
     _record(

@@ -12,11 +12,11 @@ from __future__ import annotations
 import copy
 
 import torch
-from genrec_registry import InteractionContext, ModelError, did_you_mean
 from torch import Tensor, nn
 
 from genrec_plugins.interactions.fat_config import FatConfig
 from genrec_plugins.interactions.fat_weights import FieldMeta, FieldWeights, HyperWeights
+from genrec_registry import InteractionContext, ModelError, did_you_mean
 
 
 class FieldAttention(nn.Module):
@@ -95,10 +95,12 @@ class FatBlock(nn.Module):
         shapes |= {"ffn1": (width, hidden), "ffn2": (hidden, width)}
         self.weights = nn.ModuleDict()
         for name, (d_in, d_out) in shapes.items():
+            scale = config.branch_scale if name in ("v", "ffn2") else 1.0
             if self.hyper:
-                self.weights[name] = HyperWeights(config.num_bases, config.meta_dim, config.top_k, d_in, d_out)
+                hyper = (config.num_bases, config.meta_dim, config.top_k)
+                self.weights[name] = HyperWeights(*hyper, d_in, d_out, scale)
             else:
-                self.weights[name] = FieldWeights(1 if config.mode == "shared" else num_fields, d_in, d_out)
+                self.weights[name] = FieldWeights(1 if config.mode == "shared" else num_fields, d_in, d_out, scale)
 
     def matrices(self, meta: Tensor | None) -> list[Tensor]:
         """The block's matrices W_Q, W_K, W_V, W_1, W_2, each ``[F or 1, d_in, d_out]``."""

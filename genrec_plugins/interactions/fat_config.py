@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from genrec_registry import Config
 from pydantic import Field, PositiveInt, model_validator
+
+from genrec_registry import Config
 
 
 class FatConfig(Config):
@@ -46,6 +47,9 @@ class FatConfig(Config):
     target: str | None = Field(None, description="the token that readout 'target' takes, by name")
     norm_eps: float = Field(
         1e-5, gt=0, description="LayerNorm's epsilon; a larger one lets small (rare-id) embeddings stay small"
+    )
+    branch_scale: float = Field(
+        1.0, ge=0, description="initial scale of W_V and W_2; small: the block begins near the identity"
     )
     final_norm: bool = Field(False, description="LayerNorm before the readout")
     dropout: float = Field(0.0, ge=0, lt=1, description="on attention's and the FFN's outputs")

@@ -23,6 +23,7 @@ class FieldWeights(nn.Module):
         num_fields: F, or 1.
         d_in: rows of a matrix.
         d_out: columns of a matrix.
+        scale: factor on Glorot's bound at initialisation.
 
     Example::
 
@@ -30,14 +31,15 @@ class FieldWeights(nn.Module):
         torch.Size([3, 4, 8])
     """
 
-    def __init__(self, num_fields: int, d_in: int, d_out: int) -> None:
+    def __init__(self, num_fields: int, d_in: int, d_out: int, scale: float = 1.0) -> None:
         super().__init__()
+        self.scale = scale
         self.weight = nn.Parameter(torch.empty(num_fields, d_in, d_out))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw every field's matrix by Glorot's rule."""
-        bound = xavier_bound(self.weight.shape[1], self.weight.shape[2])
+        bound = self.scale * xavier_bound(self.weight.shape[1], self.weight.shape[2])
         nn.init.uniform_(self.weight, -bound, bound)
 
     def forward(self) -> Tensor:
@@ -82,6 +84,7 @@ class HyperWeights(nn.Module):
         top_k: K.
         d_in: rows of a matrix.
         d_out: columns of a matrix.
+        scale: factor on that width at initialisation.
 
     Example::
 
@@ -90,8 +93,9 @@ class HyperWeights(nn.Module):
         torch.Size([3, 4, 6])
     """
 
-    def __init__(self, num_bases: int, meta_dim: int, top_k: int, d_in: int, d_out: int) -> None:
+    def __init__(self, num_bases: int, meta_dim: int, top_k: int, d_in: int, d_out: int, scale: float = 1.0) -> None:
         super().__init__()
+        self.scale = scale
         self.top_k = top_k
         self.bases = nn.Parameter(torch.empty(num_bases, d_in, d_out))
         self.router = nn.Linear(meta_dim, num_bases)
@@ -99,7 +103,7 @@ class HyperWeights(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the bases; the router is a Linear and resets itself."""
-        bound = xavier_bound(self.bases.shape[1], self.bases.shape[2]) * math.sqrt(self.top_k)
+        bound = self.scale * xavier_bound(self.bases.shape[1], self.bases.shape[2]) * math.sqrt(self.top_k)
         nn.init.uniform_(self.bases, -bound, bound)
 
     def routes(self, meta: Tensor) -> Tensor:

@@ -1,0 +1,123 @@
+"""``genrec train``, ``genrec evaluate`` and ``genrec predict``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from genrec_registry import Split
+
+RunDirectory = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The --out of 'genrec train'.")]
+SplitName = Annotated[str, typer.Option("--split", help="train, valid or test.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def train(
+    run_file: Annotated[Path, typer.Argument(metavar="RUN.YAML", help="Dataset, fields, model, training.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Run directory [default: runs/NAME of the file].")
+    ] = None,
+    prepared_dir: Annotated[
+        Path | None, typer.Option("--prepared", help="Prepared directory [default: prepared/DATASET-DIGEST].")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE over the file, as model.interaction.type=dcn.")
+    ] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Forget the checkpoints in --out.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    json_: AsJson = False,
+) -> None:
+    """Train the model of a run file; an interrupted run goes on where it stopped.
+
+    Examples:
+
+        genrec train run.yaml
+
+        genrec train run.yaml --out runs/dcn --set model.interaction.type=dcn --set train.epochs=2
+    """
+    from genrec_plugins.cli.table import print_json
+    from genrec_plugins.config import load_run, parse_overrides
+    from genrec_plugins.doctor import require_torchrec
+    from genrec_plugins.training.reporter import Console, Quiet
+    from genrec_plugins.training.run import prepare_run, train_run
+
+    run = load_run(run_file, parse_overrides(set_))
+    require_torchrec()
+    directory = out or Path("runs") / run_file.stem
+    if quiet:
+        report = train_run(run, directory, prepare_run(run, prepared_dir), Quiet(), restart=restart)
+    else:
+        with Console() as console:
+            prepared = prepare_run(run, prepared_dir, reporter=console)
+            report = train_run(run, directory, prepared, console, restart=restart)
+    if json_:
+        print_json(report)
+        return
+    for split in ("valid", "test"):
+        if report[split] is not None:
+            _print_metrics(split, report[split])
+    typer.echo(f"{report['rows_per_second']:,.0f} rows/s in training; run directory {directory}")
+
+
+def _print_metrics(split: str, metrics: dict[str, float]) -> None:
+    typer.echo(
+        f"{split:5} AUC {metrics['auc']:.5f}  logloss {metrics['logloss']:.5f}  NE {metrics['ne']:.5f}  "
+        f"calibration {metrics['calibration']:.4f}  rows {metrics['rows']:,}"
+    )
+
+
+def evaluate(run_dir: RunDirectory, split: SplitName = "test", json_: AsJson = False) -> None:
+    """Compute exact AUC, logloss, normalised entropy and calibration of a trained run.
+
+    Examples:
+
+        genrec evaluate runs/run
+
+        genrec evaluate runs/run --split valid --json
+    """
+    from genrec_plugins.cli.table import print_json
+    from genrec_plugins.training.run import TrainedRun
+
+    metrics = TrainedRun.open(run_dir).evaluate(_split(split)).as_dict()
+    if json_:
+        print_json(metrics)
+    else:
+        _print_metrics(split, metrics)
+
+
+def predict(
+    run_dir: RunDirectory,
+    split: SplitName = "test",
+    out: Annotated[Path, typer.Option("--out", "-o", help="Parquet file to write.")] = Path("predictions.parquet"),
+) -> None:
+    """Write a trained run's label and probability of each row of a split, in row order.
+
+    Examples:
+
+        genrec predict runs/run --out predictions.parquet
+    """
+    import polars as pl
+
+    from genrec_plugins.training.run import TrainedRun
+    from genrec_registry import DataError
+
+    labels, probabilities = TrainedRun.open(run_dir).predict(_split(split))
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        pl.DataFrame({"label": labels.astype("int8"), "probability": probabilities}).write_parquet(partial)
+        partial.replace(out)
+    except OSError as error:
+        raise DataError(f"{out}: cannot be written ({error.strerror or error}); name another --out file") from error
+    typer.echo(f"{len(labels):,} rows written to {out}")
+
+
+def _split(name: str) -> Split:
+    from genrec_registry import SPLITS, ConfigError, did_you_mean
+
+    for split in SPLITS:
+        if split == name:
+            return split
+    raise ConfigError(f"--split is '{name}'{did_you_mean(name, SPLITS)}")

@@ -1,0 +1,250 @@
+"""A run's YAML: dataset, fields, model, training. Torch-free, so that a mistake is told in a fraction of a second."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, create_model
+
+from genrec_adapters.splits import SplitConfig
+from genrec_registry import Config, ConfigError, Registry, config_union, default_registry, explain, read_yaml
+from genrec_registry.yaml_source import YamlSource, parse_yaml
+
+
+class PluginsConfig(Config):
+    """How name clashes between plugins are settled, and which plugins are left out."""
+
+    prefer: dict[str, str] = Field(
+        default_factory=dict, description="'kind/name' or 'name' -> the distribution whose component is meant"
+    )
+    disable: list[str] = Field(default_factory=list, description="distributions or entry points to skip")
+
+
+class _Training(Config):
+    """What both presets share."""
+
+    batch_size: PositiveInt = Field(4096, description="B, rows a step")
+    eval_batch_size: PositiveInt = Field(16384, description="rows a forward in evaluation")
+    early_stop_patience: NonNegativeInt = Field(
+        0, description="stop after this many evaluations without a better monitor; 0: never"
+    )
+    monitor: Literal["auc", "logloss"] = Field("auc", description="validation metric that picks the best weights")
+    checkpoint_every: NonNegativeInt = Field(0, description="steps between checkpoints inside an epoch; 0: epoch ends")
+    keep_checkpoints: PositiveInt = Field(2, description="checkpoints kept, newest first")
+    log_every: PositiveInt = Field(20, description="steps between TensorBoard points")
+    device: str = Field("auto", description="auto, cpu or cuda")
+    amp: Literal["none", "bf16"] = Field("none", description="autocast of the dense part; bf16 pays on GPUs only")
+    threads: NonNegativeInt = Field(0, description="CPU threads of torch; 0: torch's default")
+
+
+class TorchRecTraining(_Training):
+    """TorchRec's way: tables are updated in the backward by a fused row-wise Adagrad, the rest by Adam(W)."""
+
+    preset: Literal["torchrec"] = "torchrec"
+    epochs: PositiveInt = Field(1, description="passes over the training rows")
+    embedding_optimizer: Literal["rowwise-adagrad", "adagrad", "sgd"] = Field(
+        "rowwise-adagrad", description="the fused optimizer of the tables"
+    )
+    embedding_lr: PositiveFloat = Field(0.05, description="learning rate of the tables")
+    dense_optimizer: Literal["adam", "adamw"] = Field("adam", description="the optimizer of everything else")
+    dense_lr: PositiveFloat = Field(1e-3, description="learning rate of everything else")
+    weight_decay: NonNegativeFloat = Field(0.0, description="AdamW's decay of everything else")
+    lr_schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="how both learning rates fall to zero over the run"
+    )
+    warmup_steps: NonNegativeInt = Field(0, description="steps over which both learning rates rise from zero")
+
+
+class BarsTraining(_Training):
+    """The BARS recipe: dense Adam, L2 on every table row, gradient clip 10, rate x0.1 on plateau, best restored.
+
+    An L2 of lambda adds ``lambda / 2 * ||E||^2`` over all tables to the loss, as FuxiCTR does.
+    """
+
+    preset: Literal["bars"] = "bars"
+    epochs: PositiveInt = Field(100, description="passes at most; the plateau rule stops earlier")
+    early_stop_patience: NonNegativeInt = Field(2, description="evaluations without a better monitor before the stop")
+    lr: PositiveFloat = Field(1e-3, description="Adam's learning rate")
+    embedding_l2: NonNegativeFloat = Field(1e-5, description="lambda of the L2 penalty on the tables")
+    net_l2: NonNegativeFloat = Field(0.0, description="lambda of the L2 penalty on everything else")
+    clip_grad_norm: PositiveFloat = Field(10.0, description="largest gradient norm")
+    lr_factor: float = Field(0.1, gt=0, lt=1, description="factor of the learning rate on a plateau")
+    min_lr: NonNegativeFloat = Field(1e-6, description="smallest learning rate")
+
+
+TrainConfig = Annotated[TorchRecTraining | BarsTraining, Field(discriminator="preset")]
+
+
+class ModelConfig(Config):
+    """The DLRM: tables, dense part, interaction, over arch.
+
+    The field ``interaction`` is added from the registry by :func:`run_config_model`.
+    """
+
+    embedding_dim: PositiveInt = Field(16, description="D, width of every table")
+    embedding_init_std: NonNegativeFloat | None = Field(
+        None, description="tables begin at N(0, std); null: TorchRec's uniform(-1/sqrt(rows), 1/sqrt(rows))"
+    )
+    dense: Literal["tokens", "mlp"] = Field(
+        "tokens", description="tokens: one token a dense field; mlp: stock DLRM, one token for all dense fields"
+    )
+    dense_arch: tuple[PositiveInt, ...] = Field((400,), description="hidden layers of the dense arch ('mlp' only)")
+    over_arch: tuple[PositiveInt, ...] = Field(
+        (400, 400), min_length=1, description="hidden layers over the interaction"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="after each hidden layer of the over arch")
+    interaction: Any
+
+
+class RunConfig(Config):
+    """One run. The plugin-typed fields are filled in by :func:`run_config_model`."""
+
+    seed: NonNegativeInt = Field(1, description="seed of weights and of the order of rows")
+    plugins: PluginsConfig = Field(default_factory=PluginsConfig)
+    dataset: Any
+    split: SplitConfig | None = Field(
+        None, description="which rows are train, valid, test; null: the dataset's files, else random 80/10/10"
+    )
+    fields: dict[str, Any] | None = Field(
+        None, description="pattern -> field type, as 'C{1..26}': {type: categorical}; null: the dataset's default"
+    )
+    model: ModelConfig
+    train: TrainConfig = Field(default_factory=TorchRecTraining)
+
+
+def run_config_model(registry: Registry) -> type[RunConfig]:
+    """The run config with the discriminated unions of this registry's plugins in place.
+
+    Args:
+        registry: where datasets, field types and interactions come from.
+
+    Example::
+
+        >>> from genrec_registry import default_registry
+        >>> sorted(run_config_model(default_registry()).model_fields)
+        ['dataset', 'fields', 'model', 'plugins', 'seed', 'split', 'train']
+    """
+    datasets, _ = config_union(registry, "dataset")
+    field_types, _ = config_union(registry, "field-type")
+    interactions, _ = config_union(registry, "interaction")
+    model = create_model(
+        "ModelConfig",
+        __base__=ModelConfig,
+        __doc__=ModelConfig.__doc__,
+        interaction=(interactions, Field(description="the interaction arch, by name")),
+    )
+    fields: Any = dict[str, field_types] | None  # type: ignore[valid-type]
+    return create_model(
+        "RunConfig",
+        __base__=RunConfig,
+        __doc__=RunConfig.__doc__,
+        dataset=(datasets, Field(description="where the rows come from")),
+        fields=(fields, RunConfig.model_fields["fields"]),
+        model=(model, ...),
+    )
+
+
+@cache
+def _default_model() -> type[RunConfig]:
+    return run_config_model(default_registry())
+
+
+class LoadedRun(BaseModel):
+    """A validated run config together with the registry its names were looked up in."""
+
+    model_config = {"arbitrary_types_allowed": True, "frozen": True}
+
+    config: RunConfig
+    registry: Registry
+
+
+def load_run(path: str | Path, overrides: dict[str, str] | None = None) -> LoadedRun:
+    """Read and validate a run's YAML.
+
+    Args:
+        path: the file.
+        overrides: ``dotted.key -> YAML value`` set on top of the file, as ``{"train.batch_size": "1024"}``.
+
+    Raises:
+        ConfigError: something in the file is wrong; the message names line, column, key and the nearest valid one.
+    """
+    return parse_run(read_yaml(path), overrides)
+
+
+def parse_run(source: YamlSource | str, overrides: dict[str, str] | None = None) -> LoadedRun:
+    """Validate a run config given as YAML text; see :func:`load_run`.
+
+    Example::
+
+        >>> run = parse_run('''
+        ... dataset: {type: criteo-kaggle, path: train.txt}
+        ... model: {interaction: {type: fat, num_heads: 4}}
+        ... ''')
+        >>> run.config.model.interaction.num_heads
+        4
+    """
+    if isinstance(source, str):
+        source = parse_yaml(source)
+    data = dict(source.data)
+    for key, value in (overrides or {}).items():
+        _set(data, key, parse_yaml(f"value: {value}", name=f"--set {key}").data["value"])
+    plugins = explain(PluginsConfig, data.get("plugins") or {}, source=None, where=f"{source.name}: plugins")
+    if plugins.prefer or plugins.disable:
+        registry = Registry(prefer=plugins.prefer, disabled=plugins.disable or None)
+        model = run_config_model(registry)
+    else:
+        registry = default_registry()
+        model = _default_model()
+    return LoadedRun(config=explain(model, _name_types(data), source=source), registry=registry)
+
+
+def parse_overrides(pairs: Sequence[str] | None) -> dict[str, str]:
+    """``["train.epochs=2"]`` to ``{"train.epochs": "2"}``.
+
+    Raises:
+        ConfigError: a pair has no ``=``.
+    """
+    overrides: dict[str, str] = {}
+    for pair in pairs or ():
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {pair}: expected KEY=VALUE, as train.epochs=2")
+        overrides[key.strip()] = value
+    return overrides
+
+
+def _name_types(data: dict[str, Any]) -> dict[str, Any]:
+    """Let ``interaction: fat`` stand for ``interaction: {type: fat}``, for every plugin-typed field."""
+    data = dict(data)
+    if isinstance(data.get("dataset"), str):
+        data["dataset"] = {"type": data["dataset"]}
+    model = data.get("model")
+    if isinstance(model, dict) and isinstance(model.get("interaction"), str):
+        data["model"] = {**model, "interaction": {"type": model["interaction"]}}
+    fields = data.get("fields")
+    if isinstance(fields, dict):
+        data["fields"] = {key: {"type": value} if isinstance(value, str) else value for key, value in fields.items()}
+    train = data.get("train")
+    if isinstance(train, str):
+        data["train"] = {"preset": train}
+    elif isinstance(train, dict) and "preset" not in train:
+        data["train"] = {"preset": "torchrec", **train}
+    return data
+
+
+def _set(data: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for depth, parent in enumerate(parents):
+        child = data.get(parent)
+        if child is None:
+            child = {}
+        if not isinstance(child, dict):
+            raise ConfigError(
+                f"--set {key}: '{'.'.join(parents[: depth + 1])}' is not a mapping; name a key inside one"
+            )
+        data[parent] = child = dict(child)
+        data = child
+    data[last] = value

@@ -1,0 +1,163 @@
+"""A TorchRec DLRM from a config: tables from the fields, tokens from the dense features, the interaction by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchrec.models.dlrm import DLRM, DenseArch, SparseArch
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from genrec_plugins.models.dense_tokens import DenseTokens, dense_token_names
+from genrec_plugins.models.over_arch import DropoutOverArch
+from genrec_registry import ConfigError, FieldSpec, InteractionContext, ModelError, Registry, SparseFeature, resolve
+
+
+class FieldDLRM(DLRM):
+    """A DLRM whose dense features are fields too: one token for each, not one MLP token for all of them.
+
+    A subclass, so that TorchRec's ``DLRMTrain``, DMP and tools that look for a DLRM take it. Attributes and
+    state-dict keys are DLRM's: ``sparse_arch``, ``dense_arch`` (None without dense fields), ``inter_arch``,
+    ``over_arch``. ``inter_arch`` gets the first token as ``dense_features`` and the others as ``sparse_features``.
+
+    Args:
+        embedding_bag_collection: the tables, all of one width D.
+        dense_tokens: ``[B, W] -> [B, F_dense, D]``, or None.
+        inter_arch: any interaction over ``F_dense + F`` tokens.
+        over_arch: ``[B, inter_arch.out_features] -> [B, 1]``.
+        token_names: names of the tokens, dense ones first.
+    """
+
+    def __init__(
+        self,
+        embedding_bag_collection: EmbeddingBagCollection,
+        dense_tokens: nn.Module | None,
+        inter_arch: nn.Module,
+        over_arch: nn.Module,
+        token_names: Sequence[str],
+    ) -> None:
+        nn.Module.__init__(self)  # DLRM's own __init__ would build a stock interaction and over arch first
+        self._cuda_graph_enabled = False
+        self.sparse_arch = SparseArch(embedding_bag_collection)
+        self.dense_arch = dense_tokens
+        self.inter_arch = inter_arch
+        self.over_arch = over_arch
+        self.token_names = tuple(token_names)
+
+    def forward(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> Tensor:
+        """Logits ``[B, 1]`` from ``[B, W]`` floats and a KJT."""
+        tokens = self.sparse_arch(sparse_features)
+        if self.dense_arch is not None:
+            tokens = torch.cat([self.dense_arch(dense_features), tokens], dim=1)
+        return self.over_arch(self.inter_arch(dense_features=tokens[:, 0], sparse_features=tokens[:, 1:]))
+
+
+class StockDLRM(FieldDLRM):
+    """A DLRM of the stock shape, where one MLP turns all dense features into token 0; the forward is TorchRec's."""
+
+    def forward(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> Tensor:
+        """Logits ``[B, 1]`` from ``[B, W]`` floats and a KJT."""
+        return DLRM.forward(self, dense_features, sparse_features)
+
+
+def embedding_tables(
+    fields: Sequence[FieldSpec], embedding_dim: int, init_std: float | None = None
+) -> list[EmbeddingBagConfig]:
+    """The tables the fields ask for, in order of first use; features of one table stand together.
+
+    Args:
+        fields: the fields.
+        embedding_dim: D.
+        init_std: tables begin at N(0, init_std); TorchRec's uniform rule if None.
+
+    Raises:
+        ModelError: two features share a table and disagree on its rows or pooling.
+
+    Example::
+
+        >>> fields = [FieldSpec(name="C1", type="categorical", sparse=(SparseFeature(name="C1", num_embeddings=7),))]
+        >>> [(table.name, table.num_embeddings) for table in embedding_tables(fields, 4)]
+        [('t_C1', 7)]
+    """
+    tables: dict[str, list[SparseFeature]] = {}
+    for field in fields:
+        for feature in field.sparse:
+            tables.setdefault(feature.table or feature.name, []).append(feature)
+    init_fn = partial(nn.init.normal_, std=init_std) if init_std is not None else None
+    configs = []
+    for name, features in tables.items():
+        facts = {(feature.num_embeddings, feature.pooling) for feature in features}
+        if len(facts) > 1:
+            sharers = ", ".join(f"'{feature.name}'" for feature in features)
+            raise ModelError(
+                f"table '{name}' is shared by {sharers}, which disagree on (rows, pooling): {sorted(facts)}; "
+                "give them the same settings, or tables of their own"
+            )
+        configs.append(
+            EmbeddingBagConfig(
+                name=f"t_{name}",
+                embedding_dim=embedding_dim,
+                num_embeddings=features[0].num_embeddings,
+                feature_names=[feature.name for feature in features],
+                pooling=PoolingType.MEAN if features[0].pooling == "mean" else PoolingType.SUM,
+                init_fn=init_fn,
+            )
+        )
+    return configs
+
+
+def build_dlrm(
+    config: Any, fields: Sequence[FieldSpec], registry: Registry, device: torch.device | str = "cpu"
+) -> FieldDLRM:
+    """Build the model of a run.
+
+    Args:
+        config: the ``model`` section (:class:`genrec_plugins.config.ModelConfig`).
+        fields: the fitted fields of the prepared data.
+        registry: where the interaction and the token modules come from.
+        device: where the parameters are made; ``"meta"`` makes none.
+
+    Returns:
+        A :class:`FieldDLRM`, whose ``token_names`` are the fields the interaction sees.
+
+    Raises:
+        ConfigError: the model section does not go with the fields.
+    """
+    device = torch.device(device)
+    sparse_names = [
+        name for table in embedding_tables(fields, 1) for name in table.feature_names
+    ]  # table order is what SparseArch gives, not field order
+    if not sparse_names:
+        raise ConfigError("model: no field has an embedding table; a DLRM needs at least one, add a categorical field")
+    dense_names = dense_token_names(fields)
+    if config.dense == "mlp" and not dense_names:
+        raise ConfigError("model.dense is 'mlp' but no field is dense; declare numeric-dense fields or drop the key")
+    token_names = ["dense", *sparse_names] if config.dense == "mlp" else [*dense_names, *sparse_names]
+    embedding_dim = _embedding_dim(config, registry, len(token_names))
+
+    with device:
+        ebc = EmbeddingBagCollection(
+            tables=embedding_tables(fields, embedding_dim, config.embedding_init_std), device=device
+        )
+        dense_arch: nn.Module | None = None
+        if config.dense == "mlp":
+            width = sum(feature.width for field in fields for feature in field.dense)
+            dense_arch = DenseArch(width, [*config.dense_arch, embedding_dim], device=device)
+        elif dense_names:
+            dense_arch = DenseTokens(fields, embedding_dim, registry)
+        context = InteractionContext(embedding_dim=embedding_dim, token_names=tuple(token_names))
+        inter_arch = registry.create("interaction", config.interaction, context)
+        over_arch = DropoutOverArch(inter_arch.out_features, [*config.over_arch, 1], config.dropout, device=device)
+    shape = StockDLRM if config.dense == "mlp" else FieldDLRM
+    return shape(ebc, dense_arch, inter_arch, over_arch, token_names)
+
+
+def _embedding_dim(config: Any, registry: Registry, num_tokens: int) -> int:
+    record = registry.get("interaction", config.interaction.type).record
+    rule = getattr(record, "embedding_dim", None)
+    return int(resolve(rule)(config.interaction, num_tokens)) if rule is not None else int(config.embedding_dim)

@@ -1,0 +1,1 @@
+"""FLOPs, operators, and the hardware's own rates to hold them against."""

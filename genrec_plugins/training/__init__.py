@@ -1,0 +1,1 @@
+"""Training and exact evaluation of a run."""

@@ -1,0 +1,187 @@
+"""The two ways to train: TorchRec's (fused table updates under DMP) and BARS's (dense Adam with L2 on every row)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torchrec.models.dlrm import DLRMTrain
+
+from genrec_plugins.config import BarsTraining, TorchRecTraining
+from genrec_registry import ModelError
+
+
+class Recipe(Protocol):
+    """A model ready to train, its optimizer, and what happens around a step."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+
+    def penalty(self) -> Tensor | None:
+        """A term to add to the loss, or None."""
+
+    def before_step(self) -> None:
+        """Between the backward and the optimizer's step."""
+
+    def set_progress(self, step: int, total_steps: int) -> None:
+        """Set the learning rates for step ``step`` of ``total_steps``."""
+
+    def after_evaluation(self, improved: bool) -> None:
+        """React to a validation result."""
+
+    def state(self) -> dict[str, float]:
+        """What a resumed run must know beside the optimizer's state."""
+
+    def load_state(self, state: dict[str, float]) -> None:
+        """Restore :meth:`state`."""
+
+
+class TorchRecRecipe:
+    """Tables updated inside the backward by an FBGEMM optimizer, under DistributedModelParallel; the rest by Adam(W).
+
+    Tables are forced to ``table_wise`` with the fused kernel: left alone, the planner makes small tables
+    data-parallel, where the fused optimizer holds nothing and the dense one takes over without a word.
+
+    Args:
+        train: ``DLRMTrain`` around the model.
+        config: the ``train`` section.
+        device: where to train.
+    """
+
+    def __init__(self, train: DLRMTrain, config: TorchRecTraining, device: torch.device) -> None:
+        from torch.distributed.optim import _apply_optimizer_in_backward as apply_optimizer_in_backward
+        from torchrec.distributed.model_parallel import DistributedModelParallel
+        from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
+        from torchrec.optim.optimizers import in_backward_optimizer_filter
+
+        from genrec_plugins.training.sharding import sharding_plan
+
+        self.config = config
+        ebc = train.model.sparse_arch.embedding_bag_collection
+        # eps is FBGEMM's own default, given so that it does not hang on which side's default wins.
+        arguments = (
+            {"lr": config.embedding_lr}
+            if config.embedding_optimizer == "sgd"
+            else {"lr": config.embedding_lr, "eps": 1e-8}
+        )
+        apply_optimizer_in_backward(_fused_class(config.embedding_optimizer), ebc.parameters(), arguments)
+        plan, sharders, env = sharding_plan(train, device)
+        dense_class = torch.optim.AdamW if config.dense_optimizer == "adamw" else torch.optim.Adam
+        dense_arguments: dict[str, Any] = {"lr": config.dense_lr}
+        if config.dense_optimizer == "adamw":
+            dense_arguments["weight_decay"] = config.weight_decay
+        elif config.weight_decay:
+            raise ModelError("train.weight_decay goes with dense_optimizer: adamw; set that, or drop weight_decay")
+        self.model = DistributedModelParallel(train, env=env, device=device, plan=plan, sharders=sharders)
+        dense = KeyedOptimizerWrapper(
+            dict(in_backward_optimizer_filter(self.model.named_parameters())),
+            lambda parameters: dense_class(parameters, **dense_arguments),
+        )
+        self.optimizer = CombinedOptimizer([self.model.fused_optimizer, dense])
+        self._base = [group["lr"] for group in self.optimizer.param_groups]
+
+    def penalty(self) -> Tensor | None:
+        """Nothing to add."""
+        return None
+
+    def before_step(self) -> None:
+        """Nothing to do."""
+
+    def set_progress(self, step: int, total_steps: int) -> None:
+        """Warm-up, then the schedule."""
+        factor = schedule_factor(self.config.lr_schedule, self.config.warmup_steps, step, total_steps)
+        for group, base in zip(self.optimizer.param_groups, self._base, strict=True):
+            group["lr"] = base * factor
+
+    def after_evaluation(self, improved: bool) -> None:
+        """Nothing to do."""
+
+    def state(self) -> dict[str, float]:
+        """Learning rates follow from the step."""
+        return {}
+
+    def load_state(self, state: dict[str, float]) -> None:
+        """Nothing to restore."""
+
+
+class BarsRecipe:
+    """FuxiCTR's training as BARS used it: Adam on everything, L2 on all table rows at every step, clip, plateau.
+
+    Args:
+        train: ``DLRMTrain`` around the model.
+        config: the ``train`` section.
+        device: where to train.
+    """
+
+    def __init__(self, train: DLRMTrain, config: BarsTraining, device: torch.device) -> None:
+        self.config = config
+        self.model = train.to(device)
+        tables = train.model.sparse_arch.embedding_bag_collection
+        self._tables = list(tables.parameters())
+        held = {id(parameter) for parameter in self._tables}
+        self._net = [parameter for parameter in train.parameters() if id(parameter) not in held]
+        self.optimizer = torch.optim.Adam(train.parameters(), lr=config.lr)
+
+    def penalty(self) -> Tensor | None:
+        """``lambda / 2 * ||.||^2`` over the tables and, if set, over everything else."""
+        terms = []
+        if self.config.embedding_l2:
+            terms.append(self.config.embedding_l2 / 2 * torch.stack([p.square().sum() for p in self._tables]).sum())
+        if self.config.net_l2:
+            terms.append(self.config.net_l2 / 2 * torch.stack([p.square().sum() for p in self._net]).sum())
+        return torch.stack(terms).sum() if terms else None
+
+    def before_step(self) -> None:
+        """Clip the norm of the whole gradient."""
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm)
+
+    def set_progress(self, step: int, total_steps: int) -> None:
+        """The rate changes on plateaus only."""
+
+    def after_evaluation(self, improved: bool) -> None:
+        """Multiply the learning rate by ``lr_factor`` after an evaluation that did not improve."""
+        if not improved:
+            for group in self.optimizer.param_groups:
+                group["lr"] = max(group["lr"] * self.config.lr_factor, self.config.min_lr)
+
+    def state(self) -> dict[str, float]:
+        """The learning rate now."""
+        return {"lr": self.optimizer.param_groups[0]["lr"]}
+
+    def load_state(self, state: dict[str, float]) -> None:
+        """Set the learning rate."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = state["lr"]
+
+
+def _fused_class(name: str) -> type[torch.optim.Optimizer]:
+    from torchrec.optim import RowWiseAdagrad
+
+    return {"rowwise-adagrad": RowWiseAdagrad, "adagrad": torch.optim.Adagrad, "sgd": torch.optim.SGD}[name]
+
+
+def schedule_factor(schedule: str, warmup_steps: int, step: int, total_steps: int) -> float:
+    """Factor on the learning rates at step ``step`` (0-based).
+
+    Example::
+
+        >>> [round(schedule_factor("linear", 2, step, 6), 2) for step in range(6)]
+        [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
+    """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    if schedule == "linear":
+        return 1 - done
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * done))
+    return 1.0
+
+
+def make_recipe(train: DLRMTrain, config: TorchRecTraining | BarsTraining, device: torch.device) -> Recipe:
+    """The recipe of the ``train`` section."""
+    if isinstance(config, BarsTraining):
+        return BarsRecipe(train, config, device)
+    return TorchRecRecipe(train, config, device)

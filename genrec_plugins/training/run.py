@@ -1,0 +1,196 @@
+"""A run directory: what was trained, on what, and what it reached; trained, evaluated and used by path alone.
+
+``run.json`` (config, prepared data, versions), ``model.safetensors`` (best weights), ``metrics.json``,
+``checkpoints/``, ``tensorboard/``.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrec_adapters.prepared import Prepared
+from genrec_adapters.preprocess import PrepareOptions, Progress, prepare
+from genrec_plugins.config import LoadedRun, parse_run
+from genrec_plugins.training.metrics import Metrics, evaluate_predictions
+from genrec_plugins.training.reporter import Quiet, Reporter
+from genrec_registry import ConfigError, DataError, ModelError, Split, digest
+
+_RUN = "run.json"
+_METRICS = "metrics.json"
+
+
+def prepared_directory(run: LoadedRun, root: str | Path = "prepared") -> Path:
+    """Where a run's prepared rows go by default: named by dataset and by the digest of what shapes them."""
+    config = run.config.model_dump(mode="json")
+    identity = digest({key: config[key] for key in ("dataset", "fields", "split")})
+    return Path(root) / f"{run.config.dataset.type.replace('/', '-')}-{identity[:12]}"
+
+
+def prepare_run(
+    run: LoadedRun,
+    out: str | Path | None = None,
+    options: PrepareOptions | None = None,
+    reporter: Reporter | None = None,
+) -> Prepared:
+    """Preprocess a run's dataset, or find it done.
+
+    Args:
+        run: the run.
+        out: prepared directory; :func:`prepared_directory` if None.
+        options: how to run and write.
+        reporter: told where it stands.
+    """
+    reporter = reporter or Quiet()
+
+    def tell(progress: Progress) -> None:
+        if progress.stage == "reused":
+            reporter.message("prepared rows are up to date")
+        elif progress.stage == "done":
+            skipped = f", {progress.skipped:,} bad rows left out" if progress.skipped else ""
+            reporter.message(f"prepared {progress.rows:,} rows{skipped}")
+        else:
+            reporter.rows(stage=progress.stage, rows=progress.rows, total=progress.total)
+
+    config = run.config
+    return prepare(
+        config.dataset,
+        out or prepared_directory(run),
+        fields=config.fields,
+        split=config.split,
+        options=options,
+        registry=run.registry,
+        progress=tell,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedRun:
+    """A finished run, opened from its directory.
+
+    Args:
+        directory: the run directory.
+        run: its config and registry.
+        prepared: its prepared rows.
+    """
+
+    directory: Path
+    run: LoadedRun
+    prepared: Prepared
+
+    @classmethod
+    def open(cls, directory: str | Path) -> Self:
+        """Open a run directory.
+
+        Raises:
+            DataError: it is not a run directory, or its prepared rows are gone.
+        """
+        directory = Path(directory)
+        try:
+            facts = json.loads((directory / _RUN).read_text())
+            config, prepared = facts["config"], facts["prepared"]
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(
+                f"{directory}: is not a run directory (run.json: {error}); name the --out of 'genrec train'"
+            ) from error
+        return cls(directory=directory, run=parse_run(json.dumps(config)), prepared=Prepared.open(prepared))
+
+    def model(self) -> Any:
+        """The trained model, a ``DLRMTrain`` in eval mode on the run's device.
+
+        Raises:
+            ModelError: the weights are missing or do not fit.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+        from torchrec.models.dlrm import DLRMTrain
+
+        from genrec_plugins.models import build_dlrm
+        from genrec_plugins.training.trainer import pick_device
+
+        model = build_dlrm(self.run.config.model, self.prepared.fields, self.run.registry)
+        path = self.directory / "model.safetensors"
+        try:
+            model.load_state_dict(load_file(path))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise ModelError(
+                f"{path}: weights cannot be loaded ({str(error).splitlines()[0]}); run 'genrec train' again"
+            ) from error
+        return DLRMTrain(model).to(pick_device(self.run.config.train.device)).eval()
+
+    def predict(self, split: Split) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Labels and probabilities of a split in row order, ``[N]`` each."""
+        from genrec_plugins.training.trainer import pick_device, predict
+
+        settings = self.run.config.train
+        return predict(self.model(), self.prepared, split, settings, pick_device(settings.device))
+
+    def evaluate(self, split: Split) -> Metrics:
+        """Exact metrics on a split."""
+        return evaluate_predictions(*self.predict(split))
+
+
+def train_run(
+    run: LoadedRun,
+    directory: str | Path,
+    prepared: Prepared,
+    reporter: Reporter | None = None,
+    *,
+    restart: bool = False,
+) -> dict[str, Any]:
+    """Train a run into a directory, or go on with one that was interrupted; evaluate the best weights on test.
+
+    Args:
+        run: the run.
+        directory: the run directory.
+        prepared: its prepared rows.
+        reporter: told of progress.
+        restart: forget earlier checkpoints.
+
+    Returns:
+        What ``metrics.json`` holds: best epoch, validation and test metrics, history, training speed.
+    """
+    from genrec_plugins.training.trainer import Trainer, pick_device, predict
+
+    directory = Path(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{directory}: cannot be made ({error.strerror}); name another --out directory") from error
+    trainer = Trainer(run.config, prepared, run.registry, directory, reporter, restart=restart)
+    facts = {
+        "config": run.config.model_dump(mode="json"),
+        "prepared": str(prepared.directory.resolve()),
+        "versions": {name: metadata.version(name) for name in ("genrec-plugins", "torch", "torchrec")},
+        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+        "tokens": list(trainer.model.token_names),
+    }
+    _write(directory / _RUN, facts)
+    result = trainer.fit()
+    report: dict[str, Any] = {
+        "best_epoch": result.best_epoch,
+        "rows_per_second": result.train_rows / result.train_seconds if result.train_seconds else None,
+        "train_seconds": result.train_seconds,
+        "history": result.history,
+        "valid": next((entry["valid"] for entry in result.history if entry["epoch"] == result.best_epoch), None),
+        "test": None,
+    }
+    if prepared.rows("test"):
+        trained = TrainedRun(directory=directory, run=run, prepared=prepared)
+        settings = run.config.train
+        labels, probabilities = predict(trained.model(), prepared, "test", settings, pick_device(settings.device))
+        report["test"] = evaluate_predictions(labels, probabilities).as_dict()
+    _write(directory / _METRICS, report)
+    return report
+
+
+def _write(path: Path, data: dict[str, Any]) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(data, indent=2))
+    partial.replace(path)

@@ -1,0 +1,47 @@
+"""A process group and a sharding plan, also for one process."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torchrec.distributed.embedding_types import ShardingType
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
+from torchrec.distributed.planner.types import ParameterConstraints
+from torchrec.distributed.types import ModuleSharder, ShardingEnv, ShardingPlan
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+
+
+def ensure_process_group(device: torch.device) -> None:
+    """Start a process group of this one process where there is none: DMP needs one even alone."""
+    if not dist.is_initialized():
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+
+
+def sharding_plan(
+    model: nn.Module, device: torch.device
+) -> tuple[ShardingPlan, list[ModuleSharder[nn.Module]], ShardingEnv]:
+    """Plan every table of the model ``table_wise`` with the fused kernel.
+
+    Args:
+        model: holds EmbeddingBagCollections.
+        device: where to train.
+
+    Returns:
+        The plan, the sharders and the environment that ``DistributedModelParallel`` takes.
+    """
+    ensure_process_group(device)
+    constraints = {
+        table.name: ParameterConstraints(sharding_types=[ShardingType.TABLE_WISE.value], compute_kernels=["fused"])
+        for module in model.modules()
+        if isinstance(module, EmbeddingBagCollection)
+        for table in module.embedding_bag_configs()
+    }
+    world_size = dist.get_world_size()
+    topology = Topology(world_size=world_size, local_world_size=world_size, compute_device=device.type)
+    sharders: list[ModuleSharder[nn.Module]] = [EmbeddingBagCollectionSharder()]  # type: ignore[list-item]
+    plan = EmbeddingShardingPlanner(topology=topology, constraints=constraints).plan(model, sharders)
+    process_group = dist.distributed_c10d._get_default_group()
+    return plan, sharders, ShardingEnv.from_process_group(process_group)

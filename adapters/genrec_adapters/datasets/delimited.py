@@ -269,8 +269,9 @@ class _BlockParser:
         found = {self.layout.label: "0 or 1"}
         masks = {self.layout.label: bad}
         for name, dtype in self.types.items():
-            number = _to_number(frame[name], dtype)
-            masks[name] = number.is_null() & frame[name].is_not_null()
+            text = frame[name].str.strip_chars(" ").replace("", None)
+            number = _to_number(text, dtype)
+            masks[name] = number.is_null() & text.is_not_null()
             found[name] = "an integer" if dtype == pl.Int64 else "a number"
             bad = bad | masks[name]
             columns.append(number)
@@ -286,10 +287,9 @@ class _BlockParser:
 
 def _to_number(text: pl.Series, dtype: type[pl.DataType]) -> pl.Series:
     """Cast text; an integer may be written with a decimal point (``3.0``), as pandas does for columns with gaps."""
-    stripped = text.str.strip_chars(" ")
-    number = stripped.cast(dtype, strict=False)
+    number = text.cast(dtype, strict=False)
     if dtype == pl.Int64 and number.null_count() > text.null_count():
-        decimal = stripped.cast(pl.Float64, strict=False)
+        decimal = text.cast(pl.Float64, strict=False)
         whole = decimal.is_finite() & (decimal == decimal.floor()) & (decimal.abs() < 2**53)
         return number.zip_with(number.is_not_null() | ~whole.fill_null(False), decimal.cast(pl.Int64, strict=False))
     return number

@@ -93,7 +93,9 @@ class FinalMlpConfig(Config):
     stream1_sizes: Sizes = Field(default=(256, 128), min_length=1, description="layers of stream 1")
     stream2_sizes: Sizes = Field(default=(256, 128), min_length=1, description="layers of stream 2")
     num_heads: PositiveInt = Field(default=8, description="heads of the fusion; must divide both streams' last width")
-    feature_gating: bool = Field(default=True, description="gate each stream's input (section 3.3)")
+    feature_gating: bool = Field(
+        default=True, description="gate each stream's input (stream-specific feature selection)"
+    )
     gate_hidden: PositiveInt = Field(default=64, description="hidden width of each gate")
     gate1_tokens: tuple[str, ...] = Field(
         default=(), description="names of the tokens that steer stream 1's gate; a learned vector if empty"

@@ -55,7 +55,7 @@ def own_slices(slices: Tensor) -> Tensor:
 class FfmInteraction(nn.Module):
     """All pair products ``<x_i->j, x_j->i>`` and a first-order term.
 
-    Source: Field-aware Factorization Machines (RecSys 2016), equation 4; the paper's logit is the sum of the output.
+    Source: Field-aware Factorization Machines (RecSys 2016); the paper's logit is the sum of the output.
     Token i of width D = T k holds T slices, slice j being its embedding toward token j. Slice i of token i has no
     counterpart in a pair: it carries the first-order term, by a linear map k -> 1 of each token (our choice, as an
     interaction sees embeddings and not ids).

@@ -9,7 +9,7 @@ from genrec_registry import InteractionContext, ModelError, did_you_mean
 
 
 class _TokenGate(nn.Module):
-    """``2 sigmoid(MLP(c))``, ``[B, T D]``, with c the named tokens (equations 5 and 6)."""
+    """``2 sigmoid(MLP(c))``, ``[B, T D]``, with c the named tokens."""
 
     def __init__(self, tokens: list[int], width: int, hidden: int, out_features: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class _LearnedGate(nn.Module):
 
 
 class _BilinearFusion(nn.Module):
-    """``u_h^T W_h v_h`` for each head h, ``[B, H]`` (equations 9 to 11)."""
+    """``u_h^T W_h v_h`` for each head h, ``[B, H]``."""
 
     def __init__(self, num_heads: int, width1: int, width2: int) -> None:
         super().__init__()
@@ -63,8 +63,8 @@ class _BilinearFusion(nn.Module):
 class FinalMlpInteraction(nn.Module):
     """Feature gating, two MLP streams, multi-head bilinear fusion.
 
-    Source: FinalMLP, arXiv 2304.00902, sections 3.3 and 3.4. The output is ``[o_1, o_2, o_1h^T W_h o_2h for each h]``:
-    the paper's logit, ``b + w_1^T o_1 + w_2^T o_2 + sum_h o_1h^T W_h o_2h``, is a linear map of it. No batch
+    Source: FinalMLP, arXiv 2304.00902, feature selection and multi-head bilinear fusion. The output is
+    ``[o_1, o_2, o_1h^T W_h o_2h for each h]``: the paper's logit, ``b + w_1^T o_1 + w_2^T o_2 + sum_h o_1h^T W_h o_2h``, is a linear map of it. No batch
     normalisation: a row's output depends on that row alone.
 
     Args:

@@ -12,9 +12,9 @@ from genrec_registry import InteractionContext
 class FmfmInteraction(FactorizationInteraction):
     """``sum_{i<j} x_i^T M_ij x_j``, with ``M_ij`` a D x D matrix of the pair.
 
-    Source: FM^2, arXiv 2102.12994, equation 8. The matrices are laid out as one strictly upper block triangular
-    ``[T D, T D]`` matrix, so that all pairs cost one matrix product. They start at ``I + N(0, 0.01)``, close to a
-    plain FM (our choice).
+    Source: FM^2, arXiv 2102.12994, the matrix form. The matrices are laid out as one strictly upper block triangular
+    ``[T D, T D]`` matrix, so that all pairs cost one matrix product. They start at the identity with
+    deviation 0.01, close to a plain FM (our choice).
 
     Args:
         config: whether to add the tokens.

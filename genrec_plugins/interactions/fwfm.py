@@ -12,8 +12,8 @@ from genrec_registry import InteractionContext
 class FwfmInteraction(FactorizationInteraction):
     """``sum_{i<j} r_ij <x_i, x_j>``.
 
-    Source: FwFM, arXiv 1806.03514, equation 5 and the first-order term FwFM_FeLV of section 3.3 (a linear map of each
-    token). ``r`` starts at ``N(1, 0.01)``, close to a plain FM (our choice).
+    Source: FwFM, arXiv 1806.03514, with the variant whose first-order term comes from the embeddings (a linear map of
+    each token). ``r`` starts at 1 with deviation 0.01, close to a plain FM (our choice).
 
     Args:
         config: whether to add the tokens.

@@ -10,7 +10,7 @@ from genrec_registry import InteractionContext
 
 
 class _TokenLayerNorm(nn.Module):
-    """LayerNorm over D with a gain and a bias for each token (equation 3: each embedding is normalised by itself)."""
+    """LayerNorm over D with a gain and a bias for each token (each embedding is normalised by itself)."""
 
     def __init__(self, num_tokens: int, width: int) -> None:
         super().__init__()
@@ -46,8 +46,8 @@ class _MaskBlock(nn.Module):
 class MaskNetInteraction(nn.Module):
     """Mask blocks side by side (``parallel``) or in a chain (``serial``).
 
-    Source: MaskNet, arXiv 2102.07619, sections 3.3 to 3.5. Every block's mask is made from the raw embeddings. The
-    first block (all blocks, if parallel) works on the normalised embeddings, a later one on its predecessor's output.
+    Source: MaskNet, arXiv 2102.07619, serial and parallel model. Every block's mask is made from the raw embeddings.
+    The first block (all blocks, if parallel) works on the normalised embeddings, a later one on its predecessor's output.
     The paper's top MLP is the over arch.
 
     Args:

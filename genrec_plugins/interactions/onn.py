@@ -12,7 +12,7 @@ from genrec_registry import InteractionContext
 class OnnInteraction(nn.Module):
     """Each token's own slice and all field-aware inner products, for the MLP above.
 
-    Source: Operation-aware Neural Networks, arXiv 1904.12579, section 3: an embedding for each operation, here the
+    Source: Operation-aware Neural Networks, arXiv 1904.12579: an embedding for each operation, here the
     copy (slice i of token i) and the inner product with each other token (slice j of token i).
 
     Args:

@@ -26,7 +26,7 @@ def mix_tokens(tokens: Tensor) -> Tensor:
 
 
 class _MixerBlock(nn.Module):
-    """``S = LN(mix(X) + X)``, then ``LN(PFFN(S) + S)`` (equations 1, 4 and 5)."""
+    """``S = LN(mix(X) + X)``, then ``LN(PFFN(S) + S)`` (equation 1)."""
 
     def __init__(self, config: RankMixerConfig) -> None:
         super().__init__()

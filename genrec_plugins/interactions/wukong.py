@@ -61,7 +61,7 @@ class _WukongLayer(nn.Module):
 class WukongInteraction(nn.Module):
     """Layers of a factorization machine block beside a linear compression block.
 
-    Source: Wukong, arXiv 2403.02545, sections 3.3 to 3.6, with the factorization machine's low-rank form
+    Source: Wukong, arXiv 2403.02545, with the factorization machine's low-rank form
     ``X X^T Y`` and a plain (not input-dependent) ``Y``.
 
     Args:

@@ -37,22 +37,25 @@ class Histogram:
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
         self._cut_bits = 0
-        self._counts = pl.DataFrame(schema={"value": pl.Float64, "count": pl.Int64})
+        # Keys are the numbers' bits: as floats, the cells next to zero on either side would be equal (0.0 == -0.0).
+        self._counts = pl.DataFrame(schema={"bits": pl.Int64, "count": pl.Int64})
         self._smallest, self._largest = np.inf, -np.inf
 
     def add(self, numbers: pl.Series) -> None:
-        """Count one chunk's numbers (Float64); nulls and those beyond any finite one are not counted."""
+        """Count one chunk's numbers (Float64); null, NaN and those beyond any finite one are not counted."""
         # Adding 0.0 makes one zero of the two.
-        frame = pl.DataFrame({"value": numbers + 0.0}).filter(pl.col("value").abs() < LARGEST)
-        if frame.is_empty():
+        values = (numbers.filter(numbers.abs() < LARGEST) + 0.0).drop_nans().rename("value")
+        if values.is_empty():
             return
-        self._smallest = min(self._smallest, frame["value"].min())  # type: ignore[type-var, assignment]
-        self._largest = max(self._largest, frame["value"].max())  # type: ignore[type-var, assignment]
-        counted = frame.group_by("value").agg(pl.len().cast(pl.Int64).alias("count"))
-        self._counts = _merge(pl.concat([self._counts, _cut(counted, self._cut_bits)]))
+        self._smallest = min(self._smallest, float(values.min()))  # type: ignore[arg-type]
+        self._largest = max(self._largest, float(values.max()))  # type: ignore[arg-type]
+        distinct = values.to_frame().group_by("value").agg(pl.len().cast(pl.Int64).alias("count"))
+        bits = pl.Series("bits", distinct["value"].to_numpy().view(np.int64))
+        counted = pl.DataFrame([bits, distinct["count"]])
+        self._counts = _cut(pl.concat([self._counts, counted]), self._cut_bits)
         while self._counts.height > self._capacity and self._cut_bits < _MANTISSA_BITS:
             self._cut_bits += 1
-            self._counts = _merge(_cut(self._counts, self._cut_bits))
+            self._counts = _cut(self._counts, self._cut_bits)
 
     def table(self) -> pl.DataFrame:
         """Numbers in ascending order with their counts; a cut number stands at the middle of its cell.
@@ -61,28 +64,20 @@ class Histogram:
             Columns ``value`` (Float64) and ``count`` (Int64); empty if no number was seen. The first and last value
             are the smallest and largest number seen, exactly.
         """
-        table = self._counts
-        if self._cut_bits and table.height:
-            bits = table["value"].to_numpy().view(np.int64) | np.int64(1 << (self._cut_bits - 1))
-            middle = np.clip(bits.view(np.float64), self._smallest, self._largest)
-            table = table.with_columns(pl.Series("value", middle))
-        table = table.sort("value")
-        if self._cut_bits and table.height:
-            values = table["value"].to_numpy().copy()
+        bits = self._counts["bits"].to_numpy()
+        if self._cut_bits:
+            bits = bits | np.int64(1 << (self._cut_bits - 1))
+        table = pl.DataFrame({"value": bits.view(np.float64), "count": self._counts["count"]}).sort("value")
+        if self._cut_bits:
+            values = table["value"].to_numpy().clip(self._smallest, self._largest)
             values[0], values[-1] = self._smallest, self._largest
             table = table.with_columns(pl.Series("value", values))
         return table
 
 
 def _cut(counts: pl.DataFrame, bits: int) -> pl.DataFrame:
-    if bits == 0:
-        return counts
-    kept = counts["value"].to_numpy().view(np.int64) & np.int64(-1 << bits)
-    return counts.with_columns(pl.Series("value", kept.view(np.float64)))
-
-
-def _merge(counts: pl.DataFrame) -> pl.DataFrame:
-    return counts.group_by("value").agg(pl.col("count").sum())
+    """Cut the lowest bits off and add up what became equal."""
+    return counts.group_by(pl.col("bits") & (-1 << bits)).agg(pl.col("count").sum())
 
 
 def quantiles(table: pl.DataFrame, probabilities: np.ndarray) -> np.ndarray:

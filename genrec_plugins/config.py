@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -174,8 +174,8 @@ def load_run(path: str | Path, overrides: dict[str, str] | None = None) -> Loade
     return parse_run(read_yaml(path), overrides)
 
 
-def parse_run(source: YamlSource | str, overrides: dict[str, str] | None = None) -> LoadedRun:
-    """Validate a run config given as YAML text; see :func:`load_run`.
+def parse_run(source: YamlSource | str | Mapping[str, Any], overrides: dict[str, str] | None = None) -> LoadedRun:
+    """Validate a run config given as YAML text or plain data; see :func:`load_run`.
 
     Example::
 
@@ -188,6 +188,8 @@ def parse_run(source: YamlSource | str, overrides: dict[str, str] | None = None)
     """
     if isinstance(source, str):
         source = parse_yaml(source)
+    elif not isinstance(source, YamlSource):
+        source = YamlSource("run", dict(source), {})
     data = dict(source.data)
     for key, value in (overrides or {}).items():
         _set(data, key, parse_yaml(f"value: {value}", name=f"--set {key}").data["value"])

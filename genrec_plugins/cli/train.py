@@ -38,6 +38,7 @@ def train(
 
         genrec train run.yaml --out runs/dcn --set model.interaction.type=dcn --set train.epochs=2
     """
+    from genrec_plugins.cli.logs import calm_logs
     from genrec_plugins.cli.table import print_json
     from genrec_plugins.config import load_run, parse_overrides
     from genrec_plugins.doctor import require_torchrec
@@ -46,6 +47,7 @@ def train(
 
     run = load_run(run_file, parse_overrides(set_))
     require_torchrec()
+    calm_logs()
     directory = out or Path("runs") / run_file.stem
     if quiet:
         report = train_run(run, directory, prepare_run(run, prepared_dir), Quiet(), restart=restart)
@@ -78,9 +80,11 @@ def evaluate(run_dir: RunDirectory, split: SplitName = "test", json_: AsJson = F
 
         genrec evaluate runs/run --split valid --json
     """
+    from genrec_plugins.cli.logs import calm_logs
     from genrec_plugins.cli.table import print_json
     from genrec_plugins.training.run import TrainedRun
 
+    calm_logs()
     metrics = TrainedRun.open(run_dir).evaluate(_split(split)).as_dict()
     if json_:
         print_json(metrics)
@@ -101,9 +105,11 @@ def predict(
     """
     import polars as pl
 
+    from genrec_plugins.cli.logs import calm_logs
     from genrec_plugins.training.run import TrainedRun
     from genrec_registry import DataError
 
+    calm_logs()
     labels, probabilities = TrainedRun.open(run_dir).predict(_split(split))
     partial = out.with_name(f".{out.name}.partial")
     try:

@@ -57,7 +57,8 @@ class FieldAttention(nn.Module):
         """Attend over the fields of each row, ``[F, B, 3 d] -> [F, B, d]``."""
         heads = qkv.unflatten(2, (3, self.num_heads, self.width // self.num_heads))
         query, key, value = heads.permute(2, 1, 3, 0, 4).unbind(0)  # each [B, H, F, d_h]
-        scores = query @ key.transpose(2, 3) * (self.num_heads / self.width) ** 0.5
+        # The scale goes on the queries: [B, H, F, F] is the largest tensor here, and each pass over it costs.
+        scores = (query * (self.num_heads / self.width) ** 0.5) @ key.transpose(2, 3)
         if self.modulation is not None:
             scores = scores * self.modulation
         mixed = torch.softmax(scores, dim=3) @ value

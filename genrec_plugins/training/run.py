@@ -99,7 +99,7 @@ class TrainedRun:
             raise DataError(
                 f"{directory}: is not a run directory (run.json: {error}); name the --out of 'genrec train'"
             ) from error
-        return cls(directory=directory, run=parse_run(json.dumps(config)), prepared=Prepared.open(prepared))
+        return cls(directory=directory, run=parse_run(config), prepared=Prepared.open(prepared))
 
     def model(self) -> Any:
         """The trained model, a ``DLRMTrain`` in eval mode on the run's device.

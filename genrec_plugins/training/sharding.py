@@ -7,8 +7,8 @@ import torch.distributed as dist
 from torch import nn
 from torchrec.distributed.embedding_types import ShardingType
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
-from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
-from torchrec.distributed.planner.types import ParameterConstraints
+from torchrec.distributed.planner import EmbeddingShardingPlanner
+from torchrec.distributed.planner.types import KernelConfig, ParameterConstraints, TopologyFactory, TrainerConfig
 from torchrec.distributed.types import ModuleSharder, ShardingEnv, ShardingPlan
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
@@ -40,7 +40,10 @@ def sharding_plan(
         for table in module.embedding_bag_configs()
     }
     world_size = dist.get_world_size()
-    topology = Topology(world_size=world_size, local_world_size=world_size, compute_device=device.type)
+    topology = TopologyFactory.create_topology(
+        TrainerConfig(world_size=world_size, local_world_size=world_size),
+        kernel_config=KernelConfig(compute_device=device.type),
+    )
     sharders: list[ModuleSharder[nn.Module]] = [EmbeddingBagCollectionSharder()]  # type: ignore[list-item]
     plan = EmbeddingShardingPlanner(topology=topology, constraints=constraints).plan(model, sharders)
     process_group = dist.distributed_c10d._get_default_group()

@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from genrec_adapters.loader import BatchLoader
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchrec.models.dlrm import DLRMTrain
 
+from genrec_adapters.loader import BatchLoader
 from genrec_adapters.prepared import Prepared
 from genrec_plugins.config import BarsTraining, RunConfig, TorchRecTraining
 from genrec_plugins.models import FieldDLRM, build_dlrm
 from genrec_plugins.training.checkpoints import CheckpointStore, plain_weights
+from genrec_plugins.training.memory import keep_freed_memory
 from genrec_plugins.training.metrics import Metrics, evaluate_predictions
 from genrec_plugins.training.optimizers import Recipe, make_recipe
 from genrec_plugins.training.reporter import Quiet, Reporter
@@ -84,6 +85,7 @@ class Trainer:
         restart: bool = False,
     ) -> None:
         settings: TorchRecTraining | BarsTraining = config.train
+        keep_freed_memory()
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self.config = config

@@ -64,8 +64,9 @@ class FinalMlpInteraction(nn.Module):
     """Feature gating, two MLP streams, multi-head bilinear fusion.
 
     Source: FinalMLP, arXiv 2304.00902, feature selection and multi-head bilinear fusion. The output is
-    ``[o_1, o_2, o_1h^T W_h o_2h for each h]``: the paper's logit, ``b + w_1^T o_1 + w_2^T o_2 + sum_h o_1h^T W_h o_2h``, is a linear map of it. No batch
-    normalisation: a row's output depends on that row alone.
+    ``[o_1, o_2, o_1h^T W_h o_2h for each h]``: the paper's logit,
+    ``b + w_1^T o_1 + w_2^T o_2 + sum_h o_1h^T W_h o_2h``, is a linear map of it. No batch normalisation: a row's
+    output depends on that row alone.
 
     Args:
         config: streams, heads and gates.

@@ -47,8 +47,8 @@ class MaskNetInteraction(nn.Module):
     """Mask blocks side by side (``parallel``) or in a chain (``serial``).
 
     Source: MaskNet, arXiv 2102.07619, serial and parallel model. Every block's mask is made from the raw embeddings.
-    The first block (all blocks, if parallel) works on the normalised embeddings, a later one on its predecessor's output.
-    The paper's top MLP is the over arch.
+    The first block (all blocks, if parallel) works on the normalised embeddings, a later one on its predecessor's
+    output. The paper's top MLP is the over arch.
 
     Args:
         config: mode, blocks, widths.

@@ -27,7 +27,7 @@ torch.set_num_threads(1)
 
 # Every interaction of every installed plugin, with its defaults.
 for _component in Registry().components("interaction"):
-    globals()[f"Test[{_component.name}]"] = interaction_suite(_component.qualified_name)
+    globals()[f"Test{_component.name.title().replace('-', '')}"] = interaction_suite(_component.qualified_name)
 
 # What the defaults leave out; on two ranks these are no different.
 _VARIANTS = {
@@ -43,7 +43,7 @@ _VARIANTS = {
 }
 for _name, (_interaction, _config) in _VARIANTS.items():
     _capabilities = frozenset({"permutation-invariant"}) if _name == "transformer-mean" else None
-    globals()[f"Test[{_name}]"] = interaction_suite(
+    globals()[f"Test{_name.title().replace('-', '')}"] = interaction_suite(
         _interaction, _config, distributed=False, capabilities=_capabilities
     )
 

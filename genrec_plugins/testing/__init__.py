@@ -17,6 +17,7 @@ from genrec_plugins.testing.build_checks import (
     check_state_dict,
     materialize_like_dmp,
 )
+from genrec_plugins.testing.datasets import build_dataset, dataset_suite, scan_all
 from genrec_plugins.testing.distributed import check_distributed, run_distributed
 from genrec_plugins.testing.errors import ConformanceError
 from genrec_plugins.testing.field_subject import FieldSubject, field_subject
@@ -35,6 +36,7 @@ __all__ = [
     "ConformanceError",
     "FieldSubject",
     "Subject",
+    "build_dataset",
     "check_batch_independence",
     "check_determinism",
     "check_distributed",
@@ -46,6 +48,7 @@ __all__ = [
     "check_shapes",
     "check_state_dict",
     "check_torchscript",
+    "dataset_suite",
     "field_subject",
     "field_type_suite",
     "interaction_subject",
@@ -53,4 +56,5 @@ __all__ = [
     "materialize_like_dmp",
     "random_inputs",
     "run_distributed",
+    "scan_all",
 ]

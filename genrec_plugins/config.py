@@ -51,6 +51,9 @@ class TorchRecTraining(_Training):
     embedding_lr: PositiveFloat = Field(0.05, description="learning rate of the tables")
     dense_optimizer: Literal["adam", "adamw"] = Field("adam", description="the optimizer of everything else")
     dense_lr: PositiveFloat = Field(1e-3, description="learning rate of everything else")
+    interaction_lr: PositiveFloat | None = Field(
+        None, description="learning rate of the interaction arch alone; null: dense_lr"
+    )
     weight_decay: NonNegativeFloat = Field(0.0, description="AdamW's decay of everything else")
     lr_schedule: Literal["constant", "linear", "cosine"] = Field(
         "constant", description="how both learning rates fall to zero over the run"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,7 +17,7 @@ def bench(
     interactions: Annotated[
         str, typer.Option("--interactions", "-i", help="Names, comma-separated; 'all' for every installed one.")
     ] = "fat,dcn,dot,mlp",
-    seeds: Annotated[int, typer.Option(help="How many seeds, 1..N.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, 1..N.")] = 3,
     preset: Annotated[str | None, typer.Option(help="BARS fields, as criteo_x4_001 or avazu_x4_001.")] = None,
     split: Annotated[str, typer.Option(help="shuffled, time or random; with three files, theirs.")] = "shuffled",
     recipe: Annotated[str, typer.Option(help="Training preset: torchrec or bars.")] = "torchrec",
@@ -25,9 +25,7 @@ def bench(
     tuned: Annotated[
         str, typer.Option(help="Settings by interaction: 'packaged', 'none', or a YAML file of 'genrec tune'.")
     ] = "packaged",
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY=VALUE for all, as train.epochs=2.")
-    ] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE for all, as train.epochs=2.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Report directory [default: bench-out/NAME].")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -45,22 +43,12 @@ def bench(
     from genrec_plugins.cli.logs import calm_logs
 
     calm_logs()
-    from genrec_plugins.benchmarks.plan import base_run, merge, tuned_settings
-    from genrec_plugins.config import parse_overrides
+    from genrec_plugins.benchmarks.plan import base_run, tuned_settings
     from genrec_plugins.doctor import require_torchrec
-    from genrec_registry import ConfigError, default_registry
-    from genrec_registry.yaml_source import parse_yaml
 
-    names = [name.strip() for name in interactions.split(",") if name.strip()]
-    if names == ["all"]:
-        names = [component.name for component in default_registry().components("interaction")]
-    if not names:
-        raise ConfigError("--interactions is empty; name at least one, as fat,dcn")
-    if seeds < 1:
-        raise ConfigError(f"--seeds is {seeds}; expected 1 or more")
-    base = base_run(benchmark, _paths(data), preset=preset, split=split, recipe=recipe, epochs=epochs)
-    for key, value in parse_overrides(set_).items():
-        base = merge(base, {key: parse_yaml(f"value: {value}", name=f"--set {key}").data["value"]})
+    names = component_names(interactions)
+    base = base_run(benchmark, data_paths(data), preset=preset, split=split, recipe=recipe, epochs=epochs)
+    base = set_for_all(base, set_)
     settings = {} if tuned == "none" else tuned_settings(benchmark, None if tuned == "packaged" else tuned)
     require_torchrec()
 
@@ -80,7 +68,36 @@ def bench(
         typer.echo(f"report: {files['.html']}, {files['.md']}, {files['.json']}")
 
 
-def _paths(data: list[str]) -> str | dict[str, str]:
+def component_names(interactions: str) -> list[str]:
+    """``"fat,dcn"`` to names; ``"all"`` to every installed interaction.
+
+    Raises:
+        ConfigError: the list is empty.
+    """
+    from genrec_registry import ConfigError, default_registry
+
+    names = [name.strip() for name in interactions.split(",") if name.strip()]
+    if names == ["all"]:
+        names = [component.name for component in default_registry().components("interaction")]
+    if not names:
+        raise ConfigError("--interactions is empty; name at least one, as fat,dcn")
+    return names
+
+
+def set_for_all(base: dict[str, Any], pairs: list[str] | None) -> dict[str, Any]:
+    """The shared run with ``--set`` values over it."""
+    from genrec_plugins.benchmarks.plan import merge
+    from genrec_plugins.config import parse_overrides
+    from genrec_registry.yaml_source import parse_yaml
+
+    values = {
+        key: parse_yaml(f"value: {value}", name=f"--set {key}").data["value"]
+        for key, value in parse_overrides(pairs).items()
+    }
+    return merge(base, values)
+
+
+def data_paths(data: list[str]) -> str | dict[str, str]:
     """``--data`` as one path, or as the paths of the three splits."""
     from genrec_registry import SPLITS, ConfigError
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -69,17 +70,22 @@ class TorchRecRecipe:
         apply_optimizer_in_backward(_fused_class(config.embedding_optimizer), ebc.parameters(), arguments)
         plan, sharders, env = sharding_plan(train, device)
         dense_class = torch.optim.AdamW if config.dense_optimizer == "adamw" else torch.optim.Adam
-        dense_arguments: dict[str, Any] = {"lr": config.dense_lr}
+        dense_arguments: dict[str, Any] = {}
         if config.dense_optimizer == "adamw":
             dense_arguments["weight_decay"] = config.weight_decay
         elif config.weight_decay:
             raise ModelError("train.weight_decay goes with dense_optimizer: adamw; set that, or drop weight_decay")
         self.model = DistributedModelParallel(train, env=env, device=device, plan=plan, sharders=sharders)
-        dense = KeyedOptimizerWrapper(
-            dict(in_backward_optimizer_filter(self.model.named_parameters())),
-            lambda parameters: dense_class(parameters, **dense_arguments),
-        )
-        self.optimizer = CombinedOptimizer([self.model.fused_optimizer, dense])
+        rates = {True: config.interaction_lr or config.dense_lr, False: config.dense_lr}
+        groups: dict[bool, dict[str, nn.Parameter]] = {True: {}, False: {}}
+        for name, parameter in in_backward_optimizer_filter(self.model.named_parameters()):
+            groups["inter_arch." in name][name] = parameter
+        dense = [
+            KeyedOptimizerWrapper(group, partial(dense_class, lr=rates[of_interaction], **dense_arguments))
+            for of_interaction, group in groups.items()
+            if group
+        ]
+        self.optimizer = CombinedOptimizer([self.model.fused_optimizer, *dense])
         self._base = [group["lr"] for group in self.optimizer.param_groups]
 
     def penalty(self) -> Tensor | None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import glob
 import hashlib
 import re
+import threading
 from collections.abc import Mapping
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,20 +87,24 @@ class FileDigests:
     md5: str = ""
 
 
-def digest_file(path: str, *, md5: str | None = None) -> FileDigests:
+def digest_file(path: str, *, md5: str | None = None, stop: threading.Event | None = None) -> FileDigests:
     """SHA-256 of a file, and its MD5 where one is expected.
 
     Args:
         path: the file.
         md5: the MD5 it must have, or None to skip that.
+        stop: set from another thread to give up.
 
     Raises:
         DataError: the file cannot be read, or has another MD5.
+        CancelledError: ``stop`` was set.
     """
     hashes = [hashlib.sha256(), *([hashlib.md5(usedforsecurity=False)] if md5 else [])]
     try:
         with Path(path).open("rb") as file:
             while piece := file.read(4 << 20):
+                if stop is not None and stop.is_set():
+                    raise CancelledError
                 for each in hashes:
                     each.update(piece)
     except OSError as error:

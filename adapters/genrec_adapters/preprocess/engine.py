@@ -6,6 +6,7 @@ Memory holds a few chunks, the fields' statistics, and for exact splits one byte
 from __future__ import annotations
 
 import errno
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -195,15 +196,15 @@ def _build(root: Path, plan: _Plan, options: PrepareOptions, report: Callable[[P
     stream = ChunkStream(plan.dataset, plan.sources, plan.columns, policy, options.cache_mib << 20)
     with ThreadPoolExecutor(1, thread_name_prefix="digest") as hashing, ThreadPoolExecutor(options.workers) as pool:
         md5 = {source.path: source.md5 for source in plan.sources}
-        digests = {path: hashing.submit(digest_file, path, md5=md5[path]) for path in stats}
+        stop = threading.Event()  # a run that fails must not wait until gigabytes are hashed
+        digests = {path: hashing.submit(digest_file, path, md5=md5[path], stop=stop) for path in stats}
         try:
             assign = _assigner(plan, stream, report)
             fitted = _fit(plan, stream, assign, pool, report)
             splits = _encode(root, plan, stream, assign, fitted, options, report)
             sources = [_source_entry(source, stats[source.path], digests[source.path]) for source in plan.sources]
         finally:
-            for future in digests.values():
-                future.cancel()
+            stop.set()
     rows = stream.rows or 0
     written = sum(entry.rows for entry in splits.values())
     if written != rows:

@@ -38,6 +38,11 @@ def _trace(module: nn.Module) -> torch.fx.GraphModule:
     try:
         return torch.fx.symbolic_trace(module.eval())
     except Exception as error:
+        if "child module 'meta'" in str(error):
+            raise ConformanceError(
+                f"torch.fx cannot trace the module: {error}; a traced module keeps a dict of its own under the name "
+                "'meta': give the submodule another name"
+            ) from error
         raise ConformanceError(
             f"torch.fx cannot trace the module: {type(error).__name__}: {error}; forward must not branch, "
             "loop or index on tensor values or sizes: use torch.where and masks, take loop bounds from the config, and "

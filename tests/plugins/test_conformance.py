@@ -31,6 +31,8 @@ for _component in Registry().components("interaction"):
 
 # What the defaults leave out; on two ranks these are no different.
 _VARIANTS = {
+    "fat-hyper": ("fat", {"mode": "hyper"}),
+    "fat-shared": ("fat", {"mode": "shared"}),
     "dcn-full": ("dcn", {"low_rank_dim": "full"}),
     "transformer-mean": ("transformer", {"readout": "mean", "dropout": 0.3}),
     "autoint-plain": ("autoint", {"residual": False, "num_layers": 1}),
@@ -168,6 +170,15 @@ class Branch(Base):
         return output if dense_features.sum() > 0 else -output
 
 
+class MetaName(Base):
+    def __init__(self, config: Config | None = None, context: InteractionContext = CONTEXT) -> None:
+        super().__init__(config, context)
+        self.meta = nn.Linear(6, 6)
+
+    def forward(self, dense_features: torch.Tensor, sparse_features: torch.Tensor) -> torch.Tensor:
+        return self.meta(super().forward(dense_features, sparse_features))
+
+
 class FixedBatch(Base):
     """fx records the batch size that a Python int of the traced run had."""
 
@@ -271,6 +282,7 @@ def test_a_correct_module_passes(check):
         (Branch, check_fx, "torch.where"),
         (Branch, check_torchscript, "torch.where"),
         (Branch, check_export, "must not branch on tensor values"),
+        (MetaName, check_fx, "give the submodule another name"),
         (FixedBatch, check_fx, "must not branch, loop or index on tensor values or sizes"),
         (TextAnnotations, check_torchscript, "from __future__ import annotations"),
         (HiddenState, check_state_dict, "not in the state dict"),

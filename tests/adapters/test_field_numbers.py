@@ -181,6 +181,13 @@ def test_dense_numbers(values: list[float | None], at: list[int], transform: str
         np.testing.assert_allclose(encoded[:, 0], numbers, rtol=1e-4, atol=1e-4)
 
 
+def test_a_dense_number_without_indicator_is_one_float() -> None:
+    values = [1.0, 3.0, None]
+    fitted = fit(NumericDense("x", NumericDenseConfig(missing_indicator=False)), frame(values), [])
+    assert fitted.spec.dense[0].width == 1
+    assert frame(values).select(fitted.encode())["x"].to_list() == [-1.0, 1.0, 0.0]
+
+
 def slow_piecewise_linear(value: float, edges: list[float]) -> list[float]:
     """Equation 1 of arXiv 2203.05556, with the outer bins bounded too."""
     components = []

@@ -117,6 +117,11 @@ class NumericDenseConfig(ColumnConfig):
         "'log1p-standardise': the one after the other; 'none': x itself",
     )
     clip: PositiveFloat | None = Field(default=None, description="bound on the transformed number's absolute value")
+    missing_indicator: bool = Field(
+        default=True,
+        description="a second float tells missing numbers from average ones; without it there is one float a field, as "
+        "the dense arch of a stock DLRM expects",
+    )
 
 
 class NumericEmbeddingConfig(ColumnConfig):

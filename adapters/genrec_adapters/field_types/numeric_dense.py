@@ -46,7 +46,8 @@ def with_missing_indicator(value: pl.Expr, missing: pl.Expr, *, default: float) 
 class NumericDense:
     """A transformed number and a missing indicator: implements ``FieldType``.
 
-    A missing number (null, NaN) stands at the training mean, and its indicator has a learned direction of its own.
+    A missing number (null, NaN) stands at the training mean, and its indicator, unless it is turned off, has a learned
+    direction of its own.
     Infinities count as the smallest or largest number seen in training; other numbers outside the range seen are
     transformed like all others, and bounded by ``clip`` alone.
 
@@ -102,8 +103,13 @@ class NumericDense:
         if self.config.clip is not None:
             value = value.clip(-self.config.clip, self.config.clip)
             mean = min(max(mean, -self.config.clip), self.config.clip)
+        if self.config.missing_indicator:
+            encoded = with_missing_indicator(value, number(self.column).is_null(), default=mean)
+        else:
+            encoded = as_float32(value.fill_null(mean))
+        feature = DenseFeature(name=self.name, width=1 + self.config.missing_indicator)
         return Fitted(
-            spec=FieldSpec(name=self.name, type="numeric-dense", dense=(DenseFeature(name=self.name, width=2),)),
-            expressions=(with_missing_indicator(value, number(self.column).is_null(), default=mean),),
+            spec=FieldSpec(name=self.name, type="numeric-dense", dense=(feature,)),
+            expressions=(encoded,),
             field_state=state,
         )

@@ -20,7 +20,7 @@ from genrec_plugins.testing.build_checks import (
 from genrec_plugins.testing.datasets import build_dataset, dataset_suite, scan_all
 from genrec_plugins.testing.distributed import check_distributed, run_distributed
 from genrec_plugins.testing.errors import ConformanceError
-from genrec_plugins.testing.field_subject import FieldSubject, field_subject
+from genrec_plugins.testing.field_cases import FieldSubject, field_subject
 from genrec_plugins.testing.field_types import field_type_suite
 from genrec_plugins.testing.row_checks import (
     check_batch_independence,

@@ -14,7 +14,7 @@ import polars as pl
 from polars.testing import assert_frame_equal
 
 from genrec_plugins.testing.errors import ConformanceError
-from genrec_plugins.testing.field_subject import (
+from genrec_plugins.testing.field_cases import (
     KINDS,
     FieldSubject,
     encode,

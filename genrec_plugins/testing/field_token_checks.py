@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from genrec_plugins.testing.build_checks import materialize_like_dmp
 from genrec_plugins.testing.errors import ConformanceError
-from genrec_plugins.testing.field_subject import FieldSubject, encode, floats, hostile_rows
+from genrec_plugins.testing.field_cases import FieldSubject, encode, floats, hostile_rows
 from genrec_plugins.testing.subject import largest_difference, tolerance
 from genrec_registry import DenseFeature, resolve
 

@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from genrec_plugins.testing import field_checks
-from genrec_plugins.testing.field_subject import FieldSubject, Sample, field_subject
+from genrec_plugins.testing.field_cases import FieldSubject, Sample, field_subject
 from genrec_registry import FieldTypeRecord, Registry
 
 

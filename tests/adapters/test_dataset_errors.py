@@ -226,3 +226,22 @@ def test_parquet_faults(tmp_path: Path) -> None:
         dataset("parquet", path=str(path), label="z").columns  # noqa: B018
     with pytest.raises(ConfigError, match=r"dataset\.columns: there is no column 'w'"):
         dataset("parquet", path=str(path), label="y", columns=["w"]).columns  # noqa: B018
+
+
+QUOTED = ['1,"a"', '0,"a""b"', "1,c", '"0",d', '1,"x,y"', '1,"a', "1", '1,a"b', ""]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(lines=st.lists(st.sampled_from(QUOTED), max_size=9))
+def test_quoted_block_at_once_equals_line_by_line(tmp_path: Path, lines: list[str]) -> None:
+    """The quick reading of a block with quotes, and the careful one of each of its lines, give the same rows."""
+    path = tmp_path / "t.csv"
+
+    def read(some: list[str]) -> tuple[list[Any], int]:
+        path.write_text("\n".join(["y,x", '0,"first"', *some, "1,last"]) + "\n")
+        policy = ErrorPolicy(on_error="skip")
+        return scan_all(dataset("csv", path=str(path), label="y"), policy).rows()[1:-1], policy.skipped
+
+    together = read(lines)
+    apart = [read([line]) for line in lines]
+    assert together == ([row for rows, _ in apart for row in rows], sum(skipped for _, skipped in apart))

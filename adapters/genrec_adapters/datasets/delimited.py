@@ -163,6 +163,10 @@ class _BlockParser:
                     return frame.with_columns(label)
             except pl.exceptions.PolarsError:
                 pass  # the careful path below says what is wrong
+        if quoted:
+            read = self._read_quoted(block)
+            if read is not None:
+                return self._check_values(read, range(first_row, first_row + read.height), {})
         return self._careful(block, first_row, quoted)
 
     def _is_regular(self, block: bytes) -> bool:
@@ -190,6 +194,27 @@ class _BlockParser:
         )
         return frame.select(self.kept)
 
+    def _read_quoted(self, block: bytes) -> pl.DataFrame | None:
+        """A block with quotes in it; None if something is wrong with some line's structure."""
+        if b"\0" in block:
+            return None
+        try:
+            lines = block.decode().split("\n")[:-1]
+            rows = list(csv.reader(lines, delimiter=self.layout.separator, quotechar=self.layout.quote, strict=True))
+        except (UnicodeDecodeError, csv.Error):
+            return None
+        # A quote that is left open swallows the lines that follow, so that there are fewer rows than lines.
+        if len(rows) != len(lines) or any(len(row) != len(self.names) for row in rows):
+            return None
+        return self._frame(rows)
+
+    def _frame(self, rows: Sequence[Sequence[str]]) -> pl.DataFrame:
+        """Text columns of parsed rows, empty values as null."""
+        columns = dict(zip(self.names, zip(*rows, strict=True), strict=True)) if rows else {}
+        text = [pl.Series(name, columns.get(name, ()), dtype=pl.String) for name in self.kept]
+        missing = ["", *self.layout.null_values]
+        return pl.DataFrame(text).with_columns(pl.when(~pl.all().is_in(missing)).then(pl.all()))
+
     def _label(self, frame: pl.DataFrame) -> pl.Series:
         return frame[self.layout.label].replace_strict(_LABELS, default=None, return_dtype=pl.Int8)
 
@@ -206,9 +231,7 @@ class _BlockParser:
                 sound.append(line)
                 rows.append(row)
         if quoted:
-            frame = pl.DataFrame(values, schema=self.text, orient="row").select(self.kept)
-            missing = ["", *self.layout.null_values]
-            frame = frame.with_columns(pl.when(~pl.all().is_in(missing)).then(pl.all()))
+            frame = self._frame(values)
         elif sound:
             try:
                 frame = self._read(b"\n".join(sound) + b"\n", self.text)
@@ -240,11 +263,11 @@ class _BlockParser:
             if len(fields) != width:
                 return self._width_fault(len(fields))
             return None
-        if line.count(self.quote) % 2:
-            return self.names[0], "a quoted value does not end on its line; line breaks in values need Parquet"
         try:
             parsed = next(csv.reader([text], delimiter=self.layout.separator, quotechar=self.layout.quote, strict=True))
         except csv.Error as error:
+            if "unexpected end of data" in str(error):
+                return self.names[0], "a quoted value does not end on its line; line breaks in values need Parquet"
             return self.names[0], f"the quotes cannot be read ({error})"
         if len(parsed) != width:
             return self._width_fault(len(parsed))

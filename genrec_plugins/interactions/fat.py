@@ -7,8 +7,6 @@
 - ``fold()`` drops the hypernetwork for serving
 """
 
-from __future__ import annotations
-
 import copy
 
 import torch
@@ -188,7 +186,7 @@ class Fat(nn.Module):
         self.target = context.token_names.index(config.target) if config.target is not None else -1
         self.out_features = num_fields * width if config.readout == "flatten" else width
         self.tokens = FieldTokens(num_fields, context.embedding_dim, width)
-        self.meta = FieldMeta(num_fields, config.meta_dim) if config.mode == "hyper" else None
+        self.field_meta = FieldMeta(num_fields, config.meta_dim) if config.mode == "hyper" else None
         self.blocks = nn.ModuleList(FatBlock(num_fields, config, width) for _ in range(config.num_layers))
         self.final_norm = nn.LayerNorm(width, eps=config.norm_eps) if config.final_norm else None
 
@@ -204,7 +202,7 @@ class Fat(nn.Module):
         """
         embeddings = torch.cat([dense_features.unsqueeze(0), sparse_features.transpose(0, 1)], dim=0)
         tokens = self.tokens(embeddings)
-        meta = self.meta() if self.meta is not None else None
+        meta = self.field_meta() if self.field_meta is not None else None
         for block in self.blocks:
             tokens = block(tokens, meta)
         if self.final_norm is not None:
@@ -218,7 +216,7 @@ class Fat(nn.Module):
         return tokens[self.target]
 
     @torch.no_grad()
-    def fold(self) -> Fat:
+    def fold(self) -> "Fat":
         """A copy for serving whose composed matrices are plain: bases, router and meta-embeddings are gone.
 
         Example::
@@ -230,11 +228,11 @@ class Fat(nn.Module):
             True
         """
         folded = copy.deepcopy(self)
-        if self.meta is None:
+        if self.field_meta is None:
             return folded
         folded.config = self.config.model_copy(update={"mode": "full"})
-        folded.meta = None
-        meta = self.meta()
+        folded.field_meta = None
+        meta = self.field_meta()
         for block, ours in zip(folded.blocks, self.blocks, strict=True):
             block.hyper = False
             for name, matrix in zip(ours.weights, ours.matrices(meta), strict=True):

@@ -3,8 +3,6 @@
 Every class answers ``forward() -> [F or 1, d_in, d_out]``; the matrices are composed once a forward, never per row.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -110,6 +110,7 @@ class CheckpointStore:
         return None
 
     def _restore(self, path: Path, recipe: Recipe, meta: dict[str, Any]) -> None:
+        _make_optimizer_state(recipe)
         state = _state(recipe)
         dcp.load(state, checkpoint_id=str(path / "state"), no_dist=not dist.is_initialized())
         recipe.model.load_state_dict(state["model"])
@@ -124,6 +125,20 @@ class CheckpointStore:
 
 def _state(recipe: Recipe) -> dict[str, Any]:
     return {"model": recipe.model.state_dict(), "optimizer": recipe.optimizer.state_dict()}
+
+
+def _make_optimizer_state(recipe: Recipe) -> None:
+    """Have Adam make its lazy state, so that there is something to load into: a step of rate and gradient zero."""
+    groups = recipe.optimizer.param_groups
+    rates = [group["lr"] for group in groups]
+    for group in groups:
+        group["lr"] = 0.0
+    for parameter in recipe.model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    recipe.optimizer.step()
+    recipe.optimizer.zero_grad()
+    for group, rate in zip(groups, rates, strict=True):
+        group["lr"] = rate
 
 
 def _sync(directory: Path) -> None:

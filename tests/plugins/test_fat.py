@@ -77,7 +77,7 @@ def slow_block(fat: Fat, block: torch.nn.Module, tokens: list[Tensor]) -> list[T
     matrix = {}
     for name, weights in block.weights.items():
         if isinstance(weights, HyperWeights):
-            matrix[name] = composed(weights, fat.meta.weight)
+            matrix[name] = composed(weights, fat.field_meta.weight)
         else:
             matrix[name] = [weights.weight[f if len(weights.weight) > 1 else 0] for f in range(number)]
     normed = [layer_norm(x, block.attention_norm) for x in tokens]
@@ -192,7 +192,7 @@ def test_initial_modulation_and_scales() -> None:
         assert table.std().item() == pytest.approx(0.01, rel=0.1)
     hyper = Fat(FatConfig(mode="hyper", branch_scale=1.0), context)
     full = Fat(FatConfig(mode="full", branch_scale=1.0), context)
-    composed_std = hyper.blocks[0].weights["q"](hyper.meta()).std().item()
+    composed_std = hyper.blocks[0].weights["q"](hyper.field_meta()).std().item()
     assert composed_std == pytest.approx(full.blocks[0].weights["q"]().std().item(), rel=0.15)
 
 

@@ -1,0 +1,37 @@
+"""``genrec doctor``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from genrec_plugins.cli.table import print_json
+from genrec_registry import SetupError
+
+
+def doctor(
+    probe: Annotated[bool, typer.Option(help="Import torchrec in a process of its own; takes seconds.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Say what is missing or mismatched in this installation.
+
+    Each problem comes with the command that mends it. The exit code is 0 when all is well and 6 when something is not.
+
+    Examples:
+        genrec doctor
+        genrec doctor --no-probe --json
+    """
+    from genrec_plugins import doctor as doctors
+
+    findings = doctors.examine(probe=doctors.probe if probe else None)
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            typer.echo(f"{finding.level:<8} {finding.what}")
+            if finding.mend:
+                typer.echo(f"{'mend:':>8} {finding.mend}")
+    if any(finding.level == "problem" for finding in findings):
+        raise typer.Exit(SetupError.exit_code)

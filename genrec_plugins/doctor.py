@@ -80,7 +80,7 @@ class Installation:
 
 def installation() -> Installation:
     """This interpreter's installation, read from metadata and files; imports neither torch nor torchrec."""
-    versions = {}
+    versions: dict[str, str] = {}
     for found in metadata.distributions():
         name = found.metadata["Name"]
         if name:

@@ -115,7 +115,7 @@ class RunConfig(Config):
         None, description="pattern -> field type, as 'C{1..26}': {type: categorical}; null: the dataset's default"
     )
     model: ModelConfig
-    train: TrainConfig = Field(default_factory=TorchRecTraining)
+    train: TrainConfig = TorchRecTraining()
 
 
 def run_config_model(registry: Registry) -> type[RunConfig]:

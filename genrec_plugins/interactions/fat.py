@@ -105,6 +105,14 @@ class FatBlock(nn.Module):
         """The block's matrices W_Q, W_K, W_V, W_1, W_2, each ``[F or 1, d_in, d_out]``."""
         return [weights(meta) if self.hyper else weights() for weights in self.weights.values()]
 
+    def fold_(self, meta: Tensor) -> None:
+        """Put plain matrices in place of the hypernetwork."""
+        for name, matrix in zip(list(self.weights), self.matrices(meta), strict=True):
+            plain = FieldWeights(matrix.shape[0], matrix.shape[1], matrix.shape[2]).to(matrix)
+            plain.weight.copy_(matrix)
+            self.weights[name] = plain
+        self.hyper = False
+
     def forward(self, tokens: Tensor, meta: Tensor | None) -> Tensor:
         """Field-major tokens to field-major tokens, ``[F, B, d] -> [F, B, d]``."""
         query, key, value, ffn1, ffn2 = self.matrices(meta)
@@ -233,19 +241,15 @@ class Fat(nn.Module):
         folded.config = self.config.model_copy(update={"mode": "full"})
         folded.field_meta = None
         meta = self.field_meta()
-        for block, ours in zip(folded.blocks, self.blocks, strict=True):
-            block.hyper = False
-            for name, matrix in zip(ours.weights, ours.matrices(meta), strict=True):
-                plain = FieldWeights(*matrix.shape).to(matrix)
-                plain.weight.copy_(matrix)
-                block.weights[name] = plain
+        for block in folded.blocks:
+            if isinstance(block, FatBlock):
+                block.fold_(meta)
         return folded.train(self.training)
 
     @torch.no_grad()
     def pair_modulation(self) -> Tensor:
         """The modulation table, mean over layers and heads, ``[F, F]``; row i attends to column j; ones if none."""
-        tables = [
-            block.attention.modulation.mean(dim=0) for block in self.blocks if block.attention.modulation is not None
-        ]
+        attentions = [module for module in self.modules() if isinstance(module, FieldAttention)]
+        tables = [a.modulation.mean(dim=0) for a in attentions if a.modulation is not None]
         num_fields = self.context.num_tokens
         return torch.stack(tables).mean(dim=0) if tables else torch.ones(num_fields, num_fields)

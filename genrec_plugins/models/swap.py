@@ -18,7 +18,7 @@ Model = TypeVar("Model", bound=DLRM)
 
 def swap_interaction(
     dlrm: Model,
-    interaction: str | type[nn.Module] | Any,
+    interaction: str | Any,
     config: Mapping[str, Any] | None = None,
     *,
     registry: Registry | None = None,
@@ -59,22 +59,23 @@ def swap_interaction(
     reason = _too_late(dlrm)
     if reason:
         raise ModelError(f"swap_interaction: too late, {reason}; swap right after the DLRM is built")
+    settings: Any = interaction
     if isinstance(interaction, str):
-        interaction = parse_component(registry, "interaction", {"type": interaction, **(config or {})})
+        settings = parse_component(registry, "interaction", {"type": interaction, **(config or {})})
     elif config:
         raise ModelError("swap_interaction: 'config' goes with a name; a config object carries its settings already")
 
     context = InteractionContext(embedding_dim=dlrm.sparse_arch.D, token_names=_token_names(dlrm))
-    rule = getattr(registry.get("interaction", interaction.type).record, "embedding_dim", None)
-    wanted = int(resolve(rule)(interaction, context.num_tokens)) if rule is not None else context.embedding_dim
+    rule = getattr(registry.get("interaction", settings.type).record, "embedding_dim", None)
+    wanted = int(resolve(rule)(settings, context.num_tokens)) if rule is not None else context.embedding_dim
     if wanted != context.embedding_dim:
         raise ModelError(
-            f"swap_interaction: '{interaction.type}' needs embedding_dim {wanted} for {context.num_tokens} tokens, "
+            f"swap_interaction: '{settings.type}' needs embedding_dim {wanted} for {context.num_tokens} tokens, "
             f"this DLRM's tables have {context.embedding_dim}; build the DLRM with that width"
         )
     first = _first_linear(dlrm.over_arch)
     with first.weight.device:
-        inter_arch = registry.create("interaction", interaction, context)
+        inter_arch = registry.create("interaction", settings, context)
         over_arch = _rebuild(dlrm.over_arch, inter_arch.out_features)
     dlrm.inter_arch = inter_arch.to(first.weight.dtype)
     dlrm.over_arch = over_arch

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.optim import _apply_optimizer_in_backward  # type: ignore[attr-defined]
+from torch.distributed.optim import _apply_optimizer_in_backward
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
 from torchrec.datasets.utils import Batch
 from torchrec.distributed import DistributedModelParallel, TrainPipelineSparseDist
@@ -185,7 +185,7 @@ def main(folder: Path, rank: int) -> int:
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     seconds = float(os.environ.get("GENREC_CONFORMANCE_TIMEOUT", "60"))
-    store = dist.FileStore(str(folder / "rendezvous"), WORLD_SIZE)  # type: ignore[attr-defined]
+    store = dist.FileStore(str(folder / "rendezvous"), WORLD_SIZE)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=WORLD_SIZE, timeout=timedelta(seconds=seconds))
     (folder / f"rank{rank}.started").touch()
     for case in json.loads((folder / "cases.json").read_text()):

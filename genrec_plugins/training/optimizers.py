@@ -17,8 +17,13 @@ from genrec_registry import ModelError
 class Recipe(Protocol):
     """A model ready to train, its optimizer, and what happens around a step."""
 
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
+    @property
+    def model(self) -> nn.Module:
+        """``DLRMTrain``, wrapped or not."""
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Everything that ``step()`` is called on."""
 
     def penalty(self) -> Tensor | None:
         """A term to add to the loss, or None."""

@@ -44,7 +44,7 @@ def sharding_plan(
         TrainerConfig(world_size=world_size, local_world_size=world_size),
         kernel_config=KernelConfig(compute_device=device.type),
     )
-    sharders: list[ModuleSharder[nn.Module]] = [EmbeddingBagCollectionSharder()]  # type: ignore[list-item]
+    sharders: list[ModuleSharder[nn.Module]] = [EmbeddingBagCollectionSharder()]
     plan = EmbeddingShardingPlanner(topology=topology, constraints=constraints).plan(model, sharders)
     process_group = dist.distributed_c10d._get_default_group()
     return plan, sharders, ShardingEnv.from_process_group(process_group)

@@ -150,6 +150,9 @@ def test_parquet_types(tmp_path: Path) -> None:
     built = dataset("parquet", path=str(tmp_path / "t.parquet"), label="y")
     assert dict(built.columns) == {"i": "number", "f": "number", "c": "string", "l": "list", "v": "list"}
     assert scan_all(built).rows() == [(1, 1, 1.5, "a", [1, 2], [1.0, 2.0]), (0, None, 2.5, "b", [], [3.0, 4.0])]
+    types = {name: field["type"] for name, field in built.default_fields().items()}
+    buckets = "numeric-bucket"
+    assert types == {"i": buckets, "f": buckets, "c": "categorical", "l": "multi-hot", "v": "vector"}
 
 
 def test_terabyte_days_and_halves(tmp_path: Path) -> None:

@@ -46,9 +46,7 @@ class ParquetTable:
     @cached_property
     def columns(self) -> Mapping[str, ColumnKind]:
         """Columns of the first file, by their Parquet types."""
-        path = self.sources()[0].path
-        file = _open(path)
-        schema = file.schema_arrow
+        path, schema = self.sources()[0].path, self._schema
         if self.label not in schema.names:
             raise ConfigError(
                 f"dataset.label: there is no column '{self.label}'{did_you_mean(self.label, schema.names)}"
@@ -58,18 +56,31 @@ class ParquetTable:
         names = others if wanted is None else select(wanted, others, where="dataset.columns")
         return {name: _kind(schema.field(name), path) for name in names}
 
+    @cached_property
+    def _schema(self) -> pa.Schema:
+        return _open(self.sources()[0].path).schema_arrow
+
     def sources(self) -> Sequence[SourceFile]:
         """The files in reading order."""
         return config_sources(self.config)
 
     def default_fields(self) -> Mapping[str, Any]:
-        """A category for each text column, buckets of equal counts for each number, a set of ids for each list."""
-        by_kind: dict[str, dict[str, Any]] = {
-            "number": {"type": "numeric-bucket", "method": "quantile"},
-            "string": {"type": "categorical", "min_count": 2},
-            "list": {"type": "multi-hot", "min_count": 2},
-        }
-        return {name: dict(by_kind[kind]) for name, kind in self.columns.items()}
+        """Categories for text, buckets of equal counts for numbers, sets of ids for lists, vectors for float lists.
+
+        Lists of floats whose length the schema does not fix are left out.
+        """
+        fields: dict[str, Any] = {}
+        for name, kind in self.columns.items():
+            dtype = self._schema.field(name).type
+            if kind == "number":
+                fields[name] = {"type": "numeric-bucket", "method": "quantile"}
+            elif kind == "string":
+                fields[name] = {"type": "categorical", "min_count": 2}
+            elif not pa.types.is_floating(dtype.value_type):
+                fields[name] = {"type": "multi-hot", "min_count": 2}
+            elif pa.types.is_fixed_size_list(dtype):
+                fields[name] = {"type": "vector", "width": dtype.list_size}
+        return fields
 
     def scan(self, source: SourceFile, policy: ErrorPolicy) -> Iterator[pl.DataFrame]:
         """Chunks: label Int8, numbers Int64 or Float64, text String, lists List."""

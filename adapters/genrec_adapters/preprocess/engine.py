@@ -199,6 +199,9 @@ def _build(root: Path, plan: _Plan, options: PrepareOptions, report: Callable[[P
         stop = threading.Event()  # a run that fails must not wait until gigabytes are hashed
         digests = {path: hashing.submit(digest_file, path, md5=md5[path], stop=stop) for path in stats}
         try:
+            for path in stats:
+                if md5[path]:
+                    digests[path].result()  # a wrong file is told before it is read
             assign = _assigner(plan, stream, report)
             fitted = _fit(plan, stream, assign, pool, report)
             splits = _encode(root, plan, stream, assign, fitted, options, report)

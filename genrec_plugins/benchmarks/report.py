@@ -20,8 +20,8 @@ def cells_of(row: Row) -> tuple[str, ...]:
     """A row's cells as text, in the order of ``COLUMNS``."""
     return (
         row.label,
-        f"{row.auc:.4f} ± {row.auc_std:.4f}",
-        f"{row.logloss:.4f} ± {row.logloss_std:.4f}",
+        _spread(row.auc, row.auc_std, row.seeds),
+        _spread(row.logloss, row.logloss_std, row.seeds),
         f"{row.valid_auc:.4f}",
         f"{row.parameters:,}",
         f"{row.dense_parameters:,}",
@@ -31,6 +31,10 @@ def cells_of(row: Row) -> tuple[str, ...]:
         f"{row.mfu:.1%}",
         f"{row.epochs:g}",
     )
+
+
+def _spread(mean: float, std: float, seeds: int) -> str:
+    return f"{mean:.4f} ± {std:.4f}" if seeds > 1 else f"{mean:.4f}"
 
 
 def table_rows(result: BenchResult) -> list[tuple[str, ...]]:

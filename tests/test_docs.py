@@ -1,0 +1,209 @@
+"""README and docs: python blocks run, `genrec` lines name commands and options that exist, YAML blocks validate.
+
+The blocks of one file run in order as one module, in an empty folder. A block below a line
+``<!-- no-run: reason -->`` is skipped, and listed as skipped.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import shlex
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+from genrec_plugins import config
+from genrec_plugins.cli import main
+from genrec_plugins.config import RunConfig, load_run, parse_run
+from genrec_registry import Registry, parse_yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
+SHELLS = {"bash", "sh", "shell", "console"}
+SEPARATORS = {"&&", "||", "|", ";", ">", ">>", "2>"}
+NO_RUN = re.compile(r"<!--\s*no-run:(.*?)-->")
+#: what a YAML block may leave out
+MINIMUM: dict[str, Any] = {
+    "dataset": {"type": "criteo-kaggle", "path": "train.txt"},
+    "model": {"interaction": {"type": "dot"}},
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its file, the line of its first code line, its language, and why it is not run."""
+
+    path: Path
+    line: int
+    language: str
+    code: str
+    no_run: str | None
+
+    @property
+    def label(self) -> str:
+        return f"{self.path.relative_to(ROOT)}:{self.line}"
+
+
+def blocks_of(path: Path, text: str | None = None) -> Iterator[Block]:
+    """The fenced blocks of a Markdown file."""
+    lines = (path.read_text(encoding="utf-8") if text is None else text).splitlines()
+    index, above = 0, ""
+    while index < len(lines):
+        opening = re.match(r"^(\s*)(`{3,}|~{3,})\s*([\w+-]*)", lines[index])
+        if not opening:
+            above = lines[index] if lines[index].strip() else above
+            index += 1
+            continue
+        start = index + 1
+        index = start
+        while index < len(lines) and lines[index].strip() != opening.group(2):
+            index += 1
+        if index == len(lines):
+            raise ValueError(f"{path}:{start}: the block is not closed")
+        reason = NO_RUN.fullmatch(above.strip())
+        code = dedent("\n".join(lines[start:index]))
+        yield Block(path, start + 1, opening.group(3).lower(), code, reason.group(1).strip() if reason else None)
+        above = ""
+        index += 1
+
+
+BLOCKS = [block for path in FILES if path.exists() for block in blocks_of(path)]
+WITH_PYTHON = sorted({block.path for block in BLOCKS if block.language in ("python", "py")})
+
+
+def _of(*languages: str) -> list[Any]:
+    chosen = [block for block in BLOCKS if block.language in languages and block.no_run is None]
+    return [pytest.param(block, id=block.label) for block in chosen]
+
+
+@pytest.mark.parametrize("path", WITH_PYTHON, ids=lambda path: str(path.relative_to(ROOT)))
+def test_python_blocks_run(path, tmp_path, monkeypatch):
+    """As one module, whose line numbers are those of the Markdown file."""
+    source: list[str] = []
+    for block in BLOCKS:
+        if block.path == path and block.language in ("python", "py") and block.no_run is None:
+            source += [""] * (block.line - 1 - len(source)) + block.code.splitlines()
+    name = "docs_" + re.sub(r"\W", "_", str(path.relative_to(ROOT).with_suffix("")))
+    (tmp_path / "code").mkdir()
+    (tmp_path / "cwd").mkdir()
+    script = tmp_path / "code" / f"{name}.py"
+    script.write_text("\n".join(source) + "\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path / "cwd")
+    spec = importlib.util.spec_from_file_location(name, script)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)  # so that classes can be pickled and scripted
+    spec.loader.exec_module(module)
+
+
+_NOT_RUN = [pytest.param(block, id=block.label) for block in BLOCKS if block.no_run is not None]
+
+
+@pytest.mark.parametrize("block", _NOT_RUN)
+def test_blocks_that_do_not_run_say_why(block):
+    assert block.no_run, f"{block.label}: write the reason, <!-- no-run: reason -->"
+    pytest.skip(f"{block.label}: {block.no_run}")
+
+
+def _genrec_lines(code: str) -> Iterator[list[str]]:
+    """The words after ``genrec`` in each call of it."""
+    for line in code.replace("\\\n", " ").splitlines():
+        words = shlex.split(line.removeprefix("$ "), comments=True)
+        while words:
+            stop = next((i for i, word in enumerate(words) if word in SEPARATORS), len(words))
+            command, words = words[:stop], words[stop + 1 :]
+            while command and re.fullmatch(r"[A-Z_]+=.*", command[0]):
+                command = command[1:]
+            if command and command[0].rpartition("/")[2] == "genrec":
+                yield command[1:]
+
+
+def check_command(words: list[str]) -> None:
+    """Raise AssertionError unless the command and all its options exist."""
+    command: Any = main._click_group(main.app)
+    for position, word in enumerate(words):
+        if word.startswith("-"):
+            known = {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
+            known |= {"-h", "--help", "--traceback"}
+            assert word.partition("=")[0] in known, f"genrec {' '.join(words)}: no option {word}"
+        elif getattr(command, "commands", None) is not None:
+            assert word in command.commands, f"genrec {' '.join(words)}: no command {word}"
+            command = main.load_command(word) if position == 0 else command.commands[word]
+
+
+@pytest.mark.parametrize("block", _of(*SHELLS))
+def test_genrec_lines_name_commands_and_options_that_exist(block):
+    for words in _genrec_lines(block.code):
+        check_command(words)
+
+
+def register_example(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offer the plugins of an example package to configs, as if it were installed."""
+    project = folder / "pyproject.toml"
+    if folder == ROOT or not project.exists():
+        return
+    monkeypatch.syspath_prepend(folder / "src")
+    registry = Registry()
+    for name, module in tomllib.loads(project.read_text())["project"]["entry-points"]["genrec.plugins"].items():
+        if not any(component.plugin == name for component in registry):
+            registry.register(importlib.import_module(module), distribution=folder.name, name=name)
+    monkeypatch.setattr(config, "_default_model", lambda: config.run_config_model(registry))
+
+
+@pytest.mark.parametrize("block", _of("yaml", "yml"))
+def test_yaml_blocks_are_run_configs(block, monkeypatch):
+    register_example(block.path.parent, monkeypatch)
+    data = parse_yaml(block.code, name=block.label).data
+    if not set(data) & set(RunConfig.model_fields):
+        pytest.skip("not a run config")
+    parse_run(MINIMUM | data)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").rglob("*.yaml")), ids=lambda path: path.name)
+def test_example_run_files_validate(path):
+    load_run(path)
+
+
+# -- the checks themselves --------------------------------------------------------------------------------------------
+
+
+def test_blocks_are_found_with_their_lines_and_reasons():
+    text = "# T\n\n```python\na = 1\n```\n\n<!-- no-run: needs a GPU -->\n\n```bash\ngenrec x\n```\n~~~\nplain\n~~~\n"
+    found = list(blocks_of(ROOT / "T.md", text))
+    assert [(block.line, block.language, block.no_run) for block in found] == [
+        (4, "python", None),
+        (10, "bash", "needs a GPU"),
+        (13, "", None),
+    ]
+    with pytest.raises(ValueError, match="not closed"):
+        list(blocks_of(ROOT / "T.md", "```python\n"))
+
+
+@pytest.mark.parametrize(
+    ("line", "calls"),
+    [
+        ("$ genrec plugins list --kind dataset  # all", [["plugins", "list", "--kind", "dataset"]]),
+        ("cd x && GENREC_TRACEBACK=1 genrec doctor | head -3", [["doctor"]]),
+        ("genrec train \\\n  run.yaml", [["train", "run.yaml"]]),
+        ("pip install genrec", []),
+        (".venv/bin/genrec schema > x.json", [["schema"]]),
+    ],
+)
+def test_genrec_calls_are_found(line, calls):
+    assert list(_genrec_lines(line)) == calls
+
+
+def test_wrong_commands_are_caught():
+    check_command(["plugins", "list", "--kind", "dataset"])
+    for wrong in (["plugin"], ["plugins", "lst"], ["plugins", "list", "--knid", "x"], ["--verison"]):
+        with pytest.raises(AssertionError, match=r"no (command|option)"):
+            check_command(wrong)

@@ -128,6 +128,7 @@ def test_stock_dlrm_shape(tmp_path: Path, criteo_sample: Path) -> None:
     config = {"type": "criteo-kaggle", "path": str(criteo_sample), "shape": "stock"}
     prepared = prepare(config, tmp_path / "out")
     assert [feature.name for feature in prepared.dense_features] == [f"I{i}" for i in range(1, 14)]
+    assert {feature.width for feature in prepared.dense_features} == {1}
     assert len(prepared.sparse_features) == 26
 
 

@@ -50,13 +50,13 @@ def criteo_fields(*, shape: str = "fields", min_count: int = 10, preset: bool = 
     Example::
 
         >>> criteo_fields(shape="stock")["I{1..13}"]
-        {'type': 'numeric-dense', 'transform': 'log1p'}
+        {'type': 'numeric-dense', 'transform': 'log1p', 'missing_indicator': False}
     """
     numbers: dict[str, Any] = {"type": "numeric-bucket", "method": "criteo"}
     if preset:
         numbers |= {"min_count": min_count, "fill_na": 0}
     if shape == "stock":
-        numbers = {"type": "numeric-dense", "transform": "log1p"}
+        numbers = {"type": "numeric-dense", "transform": "log1p", "missing_indicator": False}
     return {"I{1..13}": numbers, "C{1..26}": {"type": "categorical", "min_count": min_count}}
 
 

@@ -1,0 +1,1 @@
+"""Data to tensors: datasets, field types, preprocessing, batches."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from genrec_plugins.cli.table import print_json
 from genrec_registry import SetupError
+
+if TYPE_CHECKING:
+    from genrec_plugins.doctor import Finding
 
 
 def doctor(
@@ -25,7 +29,7 @@ def doctor(
     """
     from genrec_plugins import doctor as doctors
 
-    findings = doctors.examine(probe=doctors.probe if probe else None)
+    findings = [*doctors.examine(probe=doctors.probe if probe else None), *_plugins()]
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:
@@ -35,3 +39,18 @@ def doctor(
                 typer.echo(f"{'mend:':>8} {finding.mend}")
     if any(finding.level == "problem" for finding in findings):
         raise typer.Exit(SetupError.exit_code)
+
+
+def _plugins() -> Iterator[Finding]:
+    from genrec_plugins.doctor import Finding
+
+    try:
+        from genrec_registry import default_registry
+
+        registry = default_registry()
+    except ImportError:  # a missing package is among the findings already
+        return
+    for failure in registry.failures:
+        yield Finding("warning", f"plugin {failure.plugin} {failure.reason}", "genrec plugins doctor")
+    if not registry.failures:
+        yield Finding("ok", f"plugins: {len(list(registry))} components")

@@ -163,20 +163,23 @@ def _reference(target: object) -> str:
 
 
 def _field(key: str, field: FieldInfo) -> dict[str, str]:
-    from annotated_types import BaseMetadata
-    from pydantic._internal._repr import display_as_type
+    from genrec_plugins.cli.type_text import type_text
 
-    limits = [str(limit) for limit in field.metadata if isinstance(limit, BaseMetadata)]
     return {
         "name": key,
-        "type": " ".join([display_as_type(field.annotation), *limits]),
+        "type": type_text(field.annotation, field.metadata),
         "default": "required" if field.is_required() else _default(field.get_default(call_default_factory=True)),
         "description": field.description or "",
     }
 
 
 def _default(value: Any) -> str:
-    return str(value.model_dump(mode="json")) if hasattr(value, "model_dump") else repr(value)
+    """As it would be written in YAML."""
+    import json
+
+    from pydantic_core import to_jsonable_python
+
+    return value if isinstance(value, str) and value else json.dumps(to_jsonable_python(value), ensure_ascii=False)
 
 
 @app.command()

@@ -6,13 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from typing import Annotated, Literal
 
 import pytest
 import typer
-from pydantic import Field
+from pydantic import Field, PositiveInt, create_model
 
 from genrec_plugins import __version__
 from genrec_plugins.cli import main
+from genrec_plugins.cli.type_text import type_text
 from genrec_registry import Config, ConfigError, InteractionRecord, Registry, hookimpl
 
 
@@ -206,12 +208,38 @@ def test_show(name, genrec, registry):
     assert details["qualified name"] == "acme/part"
     assert details["factory"] == "acme.part:Part"
     assert details["fields"] == [
-        {"name": "width", "type": "int Gt(gt=0)", "default": "4", "description": "Width of the part"},
+        {"name": "width", "type": "int > 0", "default": "4", "description": "Width of the part"},
         {"name": "label", "type": "str", "default": "required", "description": ""},
     ]
     text = genrec("plugins", "show", name)[1]
     assert "Width of the part" in text
     assert "acme 0.3" in text
+
+
+@pytest.mark.parametrize(
+    ("annotation", "text"),
+    [
+        (int, "int"),
+        (str | None, "str | null"),
+        (Literal["a", "b"], "a | b"),
+        (Annotated[float, Field(ge=0, lt=1)], "float >= 0, < 1"),
+        (list[PositiveInt], "list of int > 0"),
+        (tuple[int, ...], "list of int"),
+        (tuple[float, float], "[float, float]"),
+        (dict[str, PartConfig], "mapping of PartConfig"),
+        (Annotated[list[int], Field(min_length=2)], "list of int (at least 2 items)"),
+    ],
+)
+def test_types_in_words(annotation, text):
+    field = create_model("Model", value=(annotation, ...)).model_fields["value"]
+    assert type_text(field.annotation, field.metadata) == text
+
+
+def test_every_builtin_component_can_be_shown(genrec):
+    for component in Registry():
+        code, out, err = genrec("plugins", "show", f"{component.record.kind}/{component.qualified_name}")
+        assert (code, err) == (0, ""), component.name
+        assert component.record.summary in out
 
 
 def test_show_of_unknown_and_clashing_names(genrec, registry):

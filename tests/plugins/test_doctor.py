@@ -12,7 +12,7 @@ import pytest
 from genrec_plugins import doctor
 from genrec_plugins.cli import main
 from genrec_plugins.doctor import CPU_INDEX, Installation, examine, require_torchrec
-from genrec_registry import SetupError
+from genrec_registry import PluginFailure, Registry, SetupError
 
 LIGHT = {"tensordict": "0.15.3", "torchmetrics": "1.0.3", "pyre-extensions": "0.0.32", "tqdm": "4.70"}
 CPU = {"torch": "2.13.0+cpu", "torchrec": "1.8.0", "fbgemm-gpu-cpu": "1.8.0", **LIGHT}
@@ -220,6 +220,18 @@ def test_require_torchrec_names_the_command(monkeypatch):
     monkeypatch.setattr(doctor, "installation", lambda: Installation(versions=CPU, torch_cuda=False))
     with pytest.raises(SetupError, match=r"a CUDA build of fbgemm is loaded .*; run: pip uninstall"):
         require_torchrec()
+
+
+def test_command_points_to_broken_plugins(capsys, monkeypatch):
+    registry = Registry(entry_points=[])
+    registry.failures.append(PluginFailure(plugin="acme:main", reason="cannot be imported: ImportError: x"))
+    monkeypatch.setattr("genrec_registry.manager.default_registry", lambda: registry)
+    monkeypatch.setattr(doctor, "installation", lambda: Installation(versions=CPU, torch_cuda=False))
+    with pytest.raises(SystemExit) as caught:
+        main.run(["doctor", "--no-probe"])
+    assert not caught.value.code
+    out = capsys.readouterr().out
+    assert "warning  plugin acme:main cannot be imported: ImportError: x\n   mend: genrec plugins doctor\n" in out
 
 
 @pytest.mark.parametrize(("versions", "code"), [(CPU, 0), (CUDA, 6)])

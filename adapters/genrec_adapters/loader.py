@@ -111,7 +111,7 @@ class BatchLoader:
         self._epoch = 0
         self._skip = 0
         self._kept: tuple[tuple[int, ...], Rows] | None = None
-        self._to_batch = _BatchMaker(self._sparse, batch_size)
+        self._to_batch = BatchMaker(self._sparse, batch_size)
 
     @property
     def rows(self) -> int:
@@ -212,7 +212,7 @@ class BatchLoader:
         return np.random.default_rng((self.seed, epoch, segment.start)).permutation(count)
 
 
-class _BatchMaker:
+class BatchMaker:
     """Rows to a Batch, with everything that only depends on the batch size made once.
 
     Args:
@@ -231,6 +231,7 @@ class _BatchMaker:
         self._offsets = torch.arange(size + 1, dtype=torch.int32)
 
     def __call__(self, rows: Rows) -> Batch:
+        """One batch of all ``rows``; without lists, at most one row more than ``batch_size``."""
         sparse = self._one_id_each(rows) if all(self._one_hot) else self._ragged(rows)
         return Batch(
             dense_features=torch.from_numpy(rows.dense), sparse_features=sparse, labels=torch.from_numpy(rows.labels)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -108,7 +109,32 @@ def load_rows(
         DataError: a shard cannot be read, has other rows or columns than the manifest says, or an id is out of range
             (FBGEMM would look up row 0 without a word).
     """
-    total = sum(counts)
+    batches = ((path, batch) for path, count in zip(paths, counts, strict=True) for batch in _batches(path, count))
+    return _gather(batches, sum(counts), sparse, dense)
+
+
+def encoded_rows(
+    frame: pl.DataFrame, sparse: Sequence[SparseFeature], dense: Sequence[DenseFeature], *, name: str
+) -> Rows:
+    """Rows of an encoded chunk that was never written, as :func:`load_rows` would give them.
+
+    Args:
+        frame: encoded features and ``__label__``.
+        sparse: sparse features in order.
+        dense: dense features in order.
+        name: of the chunk's source, for messages.
+    """
+    path = Path(name)
+    batches = ((path, batch) for batch in frame.to_arrow(compat_level=pl.CompatLevel.oldest()).to_batches())
+    return _gather(batches, frame.height, sparse, dense)
+
+
+def _gather(
+    batches: Iterable[tuple[Path, pa.RecordBatch]],
+    total: int,
+    sparse: Sequence[SparseFeature],
+    dense: Sequence[DenseFeature],
+) -> Rows:
     one_hot = [feature for feature in sparse if feature.max_length == 1]
     multi = [feature for feature in sparse if feature.max_length > 1]
     ids = np.empty((total, len(one_hot)), dtype=np.int32)
@@ -116,24 +142,23 @@ def load_rows(
     labels = np.empty(total, dtype=np.float32)
     lists: list[list[Ragged]] = [[] for _ in multi]
     start = 0
-    for path, count in zip(paths, counts, strict=True):
-        for batch in _batches(path, count):
-            stop = start + batch.num_rows
-            labels[start:stop] = _column(batch, LABEL_COLUMN, path).to_numpy(zero_copy_only=False)
-            for position, feature in enumerate(one_hot):
-                values = _column(batch, feature.name, path).to_numpy(zero_copy_only=False)
-                _check_range(values, feature, path)
-                ids[start:stop, position] = values
-            for position, feature in enumerate(multi):
-                lists[position].append(_ragged(_column(batch, feature.name, path), feature, path))
-            first = 0
-            for wide in dense:
-                column = _column(batch, wide.name, path)
-                flat = column.flatten() if pa.types.is_fixed_size_list(column.type) else column
-                block = flat.to_numpy(zero_copy_only=False).reshape(batch.num_rows, wide.width)
-                floats[start:stop, first : first + wide.width] = block
-                first += wide.width
-            start = stop
+    for path, batch in batches:
+        stop = start + batch.num_rows
+        labels[start:stop] = _column(batch, LABEL_COLUMN, path).to_numpy(zero_copy_only=False)
+        for position, feature in enumerate(one_hot):
+            values = _column(batch, feature.name, path).to_numpy(zero_copy_only=False)
+            _check_range(values, feature, path)
+            ids[start:stop, position] = values
+        for position, feature in enumerate(multi):
+            lists[position].append(_ragged(_column(batch, feature.name, path), feature, path))
+        first = 0
+        for wide in dense:
+            column = _column(batch, wide.name, path)
+            flat = column.flatten() if pa.types.is_fixed_size_list(column.type) else column
+            block = flat.to_numpy(zero_copy_only=False).reshape(batch.num_rows, wide.width)
+            floats[start:stop, first : first + wide.width] = block
+            first += wide.width
+        start = stop
     empty = Ragged(np.empty(0, dtype=np.int32), np.zeros(1, dtype=np.int64))
     return Rows(ids, floats, labels, tuple(Ragged.concat(parts) if parts else empty for parts in lists))
 

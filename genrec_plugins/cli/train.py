@@ -95,22 +95,36 @@ def evaluate(run_dir: RunDirectory, split: SplitName = "test", json_: AsJson = F
 def predict(
     run_dir: RunDirectory,
     split: SplitName = "test",
+    data: Annotated[
+        Path | None, typer.Option("--data", help="A raw file in the run's format instead of a split.")
+    ] = None,
+    on_error: Annotated[str, typer.Option(help="Bad rows of --data: stop, or skip, count and report.")] = "stop",
     out: Annotated[Path, typer.Option("--out", "-o", help="Parquet file to write.")] = Path("predictions.parquet"),
 ) -> None:
-    """Write a trained run's label and probability of each row of a split, in row order.
+    """Write label and probability of each row of a split, or of a new raw file, in row order.
 
     Examples:
 
         genrec predict runs/run --out predictions.parquet
+
+        genrec predict runs/run --data tomorrow.txt.gz --on-error skip
     """
     import polars as pl
 
     from genrec_plugins.cli.logs import calm_logs
     from genrec_plugins.training.run import TrainedRun
-    from genrec_registry import DataError
+    from genrec_registry import ConfigError, DataError, ErrorPolicy
 
     calm_logs()
-    labels, probabilities = TrainedRun.open(run_dir).predict(_split(split))
+    if on_error not in ("stop", "skip"):
+        raise ConfigError(f"--on-error is '{on_error}'; expected stop or skip")
+    policy = ErrorPolicy(on_error="skip" if on_error == "skip" else "stop")
+    trained = TrainedRun.open(run_dir)
+    labels, probabilities = trained.predict_file(str(data), policy) if data else trained.predict(_split(split))
+    if policy.skipped:
+        typer.echo(f"{policy.skipped:,} bad rows were left out, the first of them:", err=True)
+        for example in policy.examples:
+            typer.echo(f"  {example}", err=True)
     partial = out.with_name(f".{out.name}.partial")
     try:
         pl.DataFrame({"label": labels.astype("int8"), "probability": probabilities}).write_parquet(partial)

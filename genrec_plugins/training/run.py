@@ -20,7 +20,9 @@ from genrec_adapters.preprocess import PrepareOptions, Progress, prepare
 from genrec_plugins.config import LoadedRun, parse_run
 from genrec_plugins.training.metrics import Metrics, evaluate_predictions
 from genrec_plugins.training.reporter import Quiet, Reporter
-from genrec_registry import ConfigError, DataError, ModelError, Split, digest
+from genrec_registry import SPLITS, ConfigError, DataError, ErrorPolicy, ModelError, Split, digest
+
+Arrays = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 _RUN = "run.json"
 _METRICS = "metrics.json"
@@ -124,12 +126,31 @@ class TrainedRun:
             ) from error
         return DLRMTrain(model).to(pick_device(self.run.config.train.device)).eval()
 
-    def predict(self, split: Split) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def predict(self, split: Split) -> Arrays:
         """Labels and probabilities of a split in row order, ``[N]`` each."""
         from genrec_plugins.training.trainer import pick_device, predict
 
         settings = self.run.config.train
         return predict(self.model(), self.prepared, split, settings, pick_device(settings.device))
+
+    def predict_file(self, path: str, policy: ErrorPolicy | None = None) -> Arrays:
+        """Labels and probabilities of a raw file in the format of the run's dataset, ``[N]`` each, in row order.
+
+        Args:
+            path: the file; it is encoded with the vocabularies of the training rows.
+            policy: what to do with bad rows; stop if None.
+
+        Raises:
+            DataError: the file or one of its rows is bad.
+        """
+        from genrec_adapters.raw import raw_batches
+        from genrec_plugins.training.trainer import pick_device, score
+
+        settings = self.run.config.train
+        config = self.run.config.dataset.model_dump(exclude_none=True)
+        dataset = {key: value for key, value in config.items() if key not in SPLITS} | {"path": path}
+        batches = raw_batches(self.prepared, dataset, self.run.registry, settings.eval_batch_size, policy)
+        return score(self.model(), batches, settings, pick_device(settings.device), name=path)
 
     def evaluate(self, split: Split) -> Metrics:
         """Exact metrics on a split."""

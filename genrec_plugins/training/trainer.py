@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torchrec.datasets.utils import Batch
 from torchrec.models.dlrm import DLRMTrain
 
 from genrec_adapters.loader import BatchLoader
@@ -240,7 +242,6 @@ class Trainer:
         return load_file(path) if path and path.exists() else {}
 
 
-@torch.no_grad()
 def predict(
     model: nn.Module,
     prepared: Prepared,
@@ -260,10 +261,34 @@ def predict(
     Returns:
         ``[N]`` labels and ``[N]`` probabilities.
     """
+    return score(model, BatchLoader(prepared, split, settings.eval_batch_size), settings, device, name=f"{split} split")
+
+
+@torch.no_grad()
+def score(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    settings: TorchRecTraining | BarsTraining,
+    device: torch.device,
+    *,
+    name: str,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Labels and probabilities of batches, in their order.
+
+    Args:
+        model: ``DLRMTrain`` (wrapped or not).
+        batches: the rows.
+        settings: autocast.
+        device: where the model is.
+        name: of the rows, for messages.
+
+    Raises:
+        ConfigError: there are no rows.
+    """
     was_training = model.training
     model.eval()
     labels, probabilities = [], []
-    for host_batch in BatchLoader(prepared, split, settings.eval_batch_size):
+    for host_batch in batches:
         batch = host_batch if device.type == "cpu" else host_batch.to(device, non_blocking=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.amp == "bf16"):
             _, (_, logits, _) = model(batch)
@@ -271,5 +296,5 @@ def predict(
         labels.append(batch.labels.float().cpu().numpy())
     model.train(was_training)
     if not labels:
-        raise ConfigError(f"the {split} split has no rows; change 'split' or the dataset")
+        raise ConfigError(f"the {name} has no rows; change 'split' or the dataset")
     return np.concatenate(labels), np.concatenate(probabilities)

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from genrec_adapters.prepared import Prepared
+from genrec_adapters.splits import assigner, parse_split
 from genrec_plugins.config import LoadedRun, parse_run
 from genrec_plugins.training.checkpoints import plain_weights
 from genrec_plugins.training.metrics import calibration_curve, evaluate_predictions
@@ -20,7 +21,7 @@ from genrec_plugins.training.optimizers import schedule_factor
 from genrec_plugins.training.reporter import Quiet
 from genrec_plugins.training.run import TrainedRun, prepare_run, train_run
 from genrec_plugins.training.trainer import Trainer
-from genrec_registry import ConfigError, DataError, ModelError
+from genrec_registry import SPLITS, ConfigError, DataError, ErrorPolicy, ModelError
 
 ROWS = 600
 TORCHREC = "train: {preset: torchrec, batch_size: 64, epochs: 3, embedding_lr: 0.1, dense_lr: 0.01, threads: 1}"
@@ -186,6 +187,28 @@ def test_run_directory_evaluates_and_predicts_without_the_trainer(
     (tmp_path / "model.safetensors").write_bytes(b"junk")
     with pytest.raises(ModelError, match="weights cannot be loaded"):
         trained.evaluate("test")
+
+
+def test_raw_rows_are_scored_as_the_prepared_ones(table: Path, prepared: Prepared, tmp_path: Path) -> None:
+    """No train/serve skew: a raw file of exactly the test rows gives the test split's predictions, bit for bit."""
+    train_run(make_run(table), tmp_path / "run", prepared)
+    trained = TrainedRun.open(tmp_path / "run")
+    split = parse_split(prepared.manifest.config["split"])
+    chosen = assigner(split, ROWS)(0, ROWS) == SPLITS.index("test")
+    header, *lines = table.read_text().splitlines()
+    raw = tmp_path / "test.csv"
+    raw.write_text("\n".join([header, *(line for line, is_test in zip(lines, chosen, strict=True) if is_test)]) + "\n")
+    labels, probabilities = trained.predict_file(str(raw))
+    expected_labels, expected = trained.predict("test")
+    np.testing.assert_array_equal(labels, expected_labels)
+    np.testing.assert_array_equal(probabilities, expected)
+    raw.write_text(raw.read_text() + "x,a1,b1,0.0\n1,never-seen,,\n")
+    with pytest.raises(DataError, match="row 91, column label"):
+        trained.predict_file(str(raw))
+    policy = ErrorPolicy(on_error="skip")
+    labels, probabilities = trained.predict_file(str(raw), policy)
+    assert (len(labels), policy.skipped) == (len(expected) + 1, 1)
+    assert 0 < probabilities[-1] < 1
 
 
 def test_tables_are_updated_by_the_fused_optimizer_and_only_where_looked_up(table: Path, prepared: Prepared) -> None:

@@ -121,7 +121,7 @@ def _click_group(typer_app: typer.Typer) -> Any:
 
 
 def keep_examples(text: str) -> str:
-    r"""Mark the paragraphs of a docstring that must not be re-wrapped: those that begin with ``Examples:``.
+    r"""Mark the paragraphs of a docstring that must not be re-wrapped: from ``Examples:`` on.
 
     Args:
         text: a command's help.
@@ -131,8 +131,11 @@ def keep_examples(text: str) -> str:
         >>> keep_examples("Train.\n\nExamples:\n    genrec train run.yaml")
         'Train.\n\n\x08\nExamples:\n    genrec train run.yaml'
     """
-    paragraphs = cleandoc(text).split("\n\n")
-    return "\n\n".join(f"\b\n{part}" if part.startswith("Examples:") else part for part in paragraphs)
+    prose, examples, rest = cleandoc(text).partition("Examples:\n")
+    if not examples:
+        return prose
+    kept = (examples + rest).replace("\b\n", "").split("\n\n")
+    return prose.removesuffix("\b\n") + "\n\n".join(f"\b\n{part}" for part in kept)
 
 
 def run(arguments: Sequence[str] | None = None) -> None:

@@ -157,6 +157,20 @@ def test_examples_keep_their_lines(genrec):
         assert "\n  Examples:\n      genrec " in out, arguments
 
 
+@pytest.mark.parametrize("gap", ["", "\n", "\b\n"])
+def test_long_examples_are_not_wrapped(gap, genrec, monkeypatch):
+    long = "genrec doctor " + "--option value " * 8
+
+    def function() -> None:
+        pass
+
+    function.__doc__ = f"Do it.\n\n    Examples:\n{gap}        {long}\n\n        genrec other\n    "
+    _command(monkeypatch, function)
+    lines = [line.strip() for line in genrec("doctor", "--help")[1].splitlines()]
+    assert long.strip() in lines
+    assert "genrec other" in lines
+
+
 def test_every_command_that_is_there_has_examples(genrec):
     for name in main.COMMANDS:
         code, out, err = genrec(name, "--help")

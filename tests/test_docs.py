@@ -146,22 +146,20 @@ def test_genrec_lines_name_commands_and_options_that_exist(block):
         check_command(words)
 
 
-def register_example(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Offer the plugins of an example package to configs, as if it were installed."""
-    project = folder / "pyproject.toml"
-    if folder == ROOT or not project.exists():
-        return
-    monkeypatch.syspath_prepend(folder / "src")
+def register_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offer the plugins of the example packages to configs, as if they were installed."""
     registry = Registry()
-    for name, module in tomllib.loads(project.read_text())["project"]["entry-points"]["genrec.plugins"].items():
-        if not any(component.plugin == name for component in registry):
-            registry.register(importlib.import_module(module), distribution=folder.name, name=name)
+    for project in (ROOT / "examples").glob("*/pyproject.toml"):
+        monkeypatch.syspath_prepend(project.parent / "src")
+        for name, module in tomllib.loads(project.read_text())["project"]["entry-points"]["genrec.plugins"].items():
+            if not any(component.plugin == name for component in registry):
+                registry.register(importlib.import_module(module), distribution=project.parent.name, name=name)
     monkeypatch.setattr(config, "_default_model", lambda: config.run_config_model(registry))
 
 
 @pytest.mark.parametrize("block", _of("yaml", "yml"))
 def test_yaml_blocks_are_run_configs(block, monkeypatch):
-    register_example(block.path.parent, monkeypatch)
+    register_examples(monkeypatch)
     data = parse_yaml(block.code, name=block.label).data
     if not set(data) & set(RunConfig.model_fields):
         pytest.skip("not a run config")

@@ -49,7 +49,7 @@ class Cell:
     rows_per_second: float
     train_seconds: float
     epochs: int
-    calibration: list[tuple[float, float]]
+    calibration: list[list[float]]
     pair_table: dict[str, Any] | None
 
     def as_dict(self) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def run_cell(
         rows_per_second=result.train_rows / result.train_seconds,
         train_seconds=result.train_seconds,
         epochs=len(result.history),
-        calibration=[(float(p), float(o)) for p, o in zip(predicted, observed, strict=True)],
+        calibration=[[float(p), float(o)] for p, o in zip(predicted, observed, strict=True)],
         pair_table=_pair_table(trainer.model),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -198,7 +199,8 @@ def parse_run(source: YamlSource | str | Mapping[str, Any], overrides: dict[str,
         _set(data, key, parse_yaml(f"value: {value}", name=f"--set {key}").data["value"])
     plugins = explain(PluginsConfig, data.get("plugins") or {}, source=None, where=f"{source.name}: plugins")
     if plugins.prefer or plugins.disable:
-        registry = Registry(prefer=plugins.prefer, disabled=plugins.disable or None)
+        disabled = [*plugins.disable, *os.environ.get("GENREC_DISABLE_PLUGINS", "").split(",")]
+        registry = Registry(prefer=plugins.prefer, disabled=disabled)
         model = run_config_model(registry)
     else:
         registry = default_registry()

@@ -65,8 +65,8 @@ def load_spaces(path: str | Path | None = None) -> dict[str, dict[str, list[Any]
 
     Example::
 
-        >>> sorted(load_spaces())[:2]
-        ['autoint', 'dcn']
+        >>> sorted(load_spaces())
+        ['dcn', 'dot', 'fat', 'mlp', 'shared']
     """
     if path is None:
         packaged = resources.files("genrec_plugins.benchmarks") / "tuned" / "spaces.yaml"

@@ -15,6 +15,30 @@ from genrec_registry.yaml_source import parse_yaml
 BENCHMARKS = {"criteo": "criteo-kaggle", "avazu": "avazu"}
 
 
+def benchmark_fields(benchmark: str, min_count: int) -> dict[str, Any]:
+    """Fields of a benchmark without a BARS preset: every column a token of its own.
+
+    Args:
+        benchmark: ``criteo`` or ``avazu``.
+        min_count: training rows that must have an id for it to get a table row.
+
+    Example::
+
+        >>> benchmark_fields("criteo", 2)["C{1..26}"]
+        {'type': 'categorical', 'min_count': 2}
+    """
+    from genrec_adapters.datasets.avazu import Avazu
+    from genrec_adapters.datasets.configs import AvazuConfig
+
+    if benchmark == "criteo":
+        numbers = {"type": "numeric-dense", "transform": "log1p"}
+        return {"I{1..13}": numbers, "C{1..26}": {"type": "categorical", "min_count": min_count}}
+    fields = Avazu(AvazuConfig(path="unread")).default_fields()
+    return {
+        name: {**field, "min_count": min_count} if "min_count" in field else field for name, field in fields.items()
+    }
+
+
 def base_run(
     benchmark: str,
     data: str | Mapping[str, str],
@@ -23,6 +47,7 @@ def base_run(
     split: str = "shuffled",
     recipe: str = "torchrec",
     epochs: int | None = None,
+    min_count: int = 1,
     overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The run all interactions share, as plain data.
@@ -34,6 +59,7 @@ def base_run(
         split: ``shuffled`` (seed 1, 80/10/10), ``time`` or ``random``; the files' own with three paths.
         recipe: ``torchrec`` or ``bars``.
         epochs: passes over the training rows; the recipe's own number if None.
+        min_count: see :func:`benchmark_fields`; a preset brings its own.
         overrides: dotted key -> value, over everything.
 
     Raises:
@@ -50,6 +76,7 @@ def base_run(
     run: dict[str, Any] = {
         "dataset": {"type": BENCHMARKS[benchmark], **paths} | ({"preset": preset} if preset else {}),
         "split": {"type": "files" if "path" not in paths else split},
+        "fields": None if preset else benchmark_fields(benchmark, min_count),
         "model": {},
         "train": {"preset": recipe} | ({"epochs": epochs} if epochs else {}),
     }

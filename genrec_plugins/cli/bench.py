@@ -18,6 +18,9 @@ def bench(
         str, typer.Option("--interactions", "-i", help="Names, comma-separated; 'all' for every installed one.")
     ] = "fat,dcn,dot,mlp",
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds, 1..N.")] = 3,
+    min_count: Annotated[
+        int, typer.Option(min=1, help="Training rows that must have an id; with all rows, 10 keeps tables small.")
+    ] = 1,
     preset: Annotated[str | None, typer.Option(help="BARS fields, as criteo_x4_001 or avazu_x4_001.")] = None,
     split: Annotated[str, typer.Option(help="shuffled, time or random; with three files, theirs.")] = "shuffled",
     recipe: Annotated[str, typer.Option(help="Training preset: torchrec or bars.")] = "torchrec",
@@ -47,7 +50,8 @@ def bench(
     from genrec_plugins.doctor import require_torchrec
 
     names = component_names(interactions)
-    base = base_run(benchmark, data_paths(data), preset=preset, split=split, recipe=recipe, epochs=epochs)
+    shared = {"preset": preset, "split": split, "recipe": recipe, "epochs": epochs, "min_count": min_count}
+    base = base_run(benchmark, data_paths(data), **shared)
     base = set_for_all(base, set_)
     settings = {} if tuned == "none" else tuned_settings(benchmark, None if tuned == "packaged" else tuned)
     require_torchrec()

@@ -49,5 +49,6 @@ def demo(
         interactions=interactions,
         seeds=seeds,
         epochs=epochs,
+        min_count=2,
         out=out / f"{benchmark}-report",
     )

@@ -18,6 +18,9 @@ def tune(
     finalists: Annotated[int, typer.Option(min=1, help="Settings repeated with more seeds.")] = 6,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds a finalist gets in all.")] = 3,
     spaces: Annotated[Path | None, typer.Option(help="YAML of search spaces [default: the packaged ones].")] = None,
+    min_count: Annotated[
+        int, typer.Option(min=1, help="Training rows that must have an id; with all rows, 10 keeps tables small.")
+    ] = 1,
     preset: Annotated[str | None, typer.Option(help="BARS fields, as criteo_x4_001.")] = None,
     split: Annotated[str, typer.Option(help="shuffled, time or random.")] = "shuffled",
     set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE for all, as train.epochs=2.")] = None,
@@ -41,7 +44,7 @@ def tune(
     from genrec_plugins.training.reporter import Console
 
     names = component_names(interactions)
-    base = set_for_all(base_run(benchmark, data_paths(data), preset=preset, split=split), set_)
+    base = set_for_all(base_run(benchmark, data_paths(data), preset=preset, split=split, min_count=min_count), set_)
     directory = out or Path("tune-out") / benchmark
     with Console() as console:
         winners = run_tuning(

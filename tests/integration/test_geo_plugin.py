@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,6 +76,34 @@ except ConfigError as error:
 def test_it_passes_the_suite_that_its_author_runs(environment: dict[str, str]) -> None:
     shown = run(environment, "-m", "pytest", "-p", "no:cacheprovider", str(PACKAGE / "tests"))
     assert "failed" not in shown
+
+
+def test_a_run_trains_with_it_and_learns_where_the_clicks_are(environment: dict[str, str], tmp_path: Path) -> None:
+    """Clicks come from one place only; without the geohash field the rows carry no signal at all."""
+    source = np.random.default_rng(0)
+    where = source.integers(0, 2, 4000)
+    latitude = np.where(where == 1, 48.2, 40.7) + source.normal(0, 0.01, 4000)
+    longitude = np.where(where == 1, 16.4, -74.0) + source.normal(0, 0.01, 4000)
+    label = (source.random(4000) < np.where(where == 1, 0.8, 0.2)).astype(int)
+    rows = zip(label, latitude, longitude, source.integers(0, 5, 4000), strict=True)
+    text = "\n".join(["label,lat,lon,noise", *(f"{y},{a:.5f},{b:.5f},n{n}" for y, a, b, n in rows)])
+    (tmp_path / "rows.csv").write_text(text + "\n")
+    (tmp_path / "run.yaml").write_text("""
+dataset: {type: csv, path: rows.csv, label: label, numbers: [lat, lon]}
+split: {type: shuffled, seed: 1}
+fields:
+  noise: {type: categorical, min_count: 1}
+  place: {type: geohash, latitude: lat, longitude: lon, precisions: [2, 4], min_count: 1}
+model: {embedding_dim: 4, over_arch: [8], interaction: {type: fat, num_heads: 2}}
+train: {batch_size: 256, epochs: 3, threads: 1, embedding_lr: 0.1, dense_lr: 0.01}
+""")
+    command = ["-m", "genrec_plugins.cli.main", "train", str(tmp_path / "run.yaml"), "--json", "--quiet"]
+    options = ["--out", str(tmp_path / "run"), "--prepared", str(tmp_path / "prepared")]
+    path = f"dataset.path={tmp_path / 'rows.csv'}"
+    report = json.loads(run(environment, *command, *options, "--set", path))
+    assert report["test"]["auc"] > 0.75  # the true probabilities score 0.8
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert facts["tokens"] == ["noise", "place_2", "place_4"]
 
 
 def test_this_process_does_not_have_it() -> None:

@@ -50,8 +50,15 @@ def bench(
     from genrec_plugins.doctor import require_torchrec
 
     names = component_names(interactions)
-    shared = {"preset": preset, "split": split, "recipe": recipe, "epochs": epochs, "min_count": min_count}
-    base = base_run(benchmark, data_paths(data), **shared)
+    base = base_run(
+        benchmark,
+        data_paths(data),
+        preset=preset,
+        split=split,
+        recipe=recipe,
+        epochs=epochs,
+        min_count=min_count,
+    )
     base = set_for_all(base, set_)
     settings = {} if tuned == "none" else tuned_settings(benchmark, None if tuned == "packaged" else tuned)
     require_torchrec()

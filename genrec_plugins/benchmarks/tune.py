@@ -54,11 +54,12 @@ class Winner:
     trials: int
 
 
-def load_spaces(path: str | Path | None = None) -> dict[str, dict[str, list[Any]]]:
+def load_spaces(path: str | Path | None = None, packaged: str = "spaces.yaml") -> dict[str, dict[str, list[Any]]]:
     """Search spaces: ``shared`` and one for each interaction, dotted key -> values to draw from.
 
     Args:
-        path: a YAML file; the packaged spaces if None.
+        path: a YAML file; the packaged one if None.
+        packaged: its name.
 
     Raises:
         ConfigError: it has another form.
@@ -69,8 +70,8 @@ def load_spaces(path: str | Path | None = None) -> dict[str, dict[str, list[Any]
         ['dcn', 'dot', 'fat', 'mlp', 'shared']
     """
     if path is None:
-        packaged = resources.files("genrec_plugins.benchmarks") / "tuned" / "spaces.yaml"
-        source = parse_yaml(packaged.read_text(), name=str(packaged))
+        file = resources.files("genrec_plugins.benchmarks") / "tuned" / packaged
+        source = parse_yaml(file.read_text(), name=str(file))
     else:
         source = read_yaml(path)
     for name, space in source.data.items():
@@ -159,11 +160,11 @@ def run_tuning(
     winners = []
     for label in interactions:
         drawn = draw_settings(spaces.get("shared", {}), spaces.get(label, {}), trials, seed=1)
-        first = [_try(label, s, 101, base, prepared, log) for s in _told(drawn, label, reporter)]
+        first = [try_settings(label, s, 101, base, prepared, log) for s in _told(drawn, label, reporter)]
         best = sorted(first, key=lambda trial: -trial.auc)[:finalists]
         groups = []
         for trial in best:
-            more = [_try(label, trial.settings, 101 + extra, base, prepared, log) for extra in range(1, seeds)]
+            more = [try_settings(label, trial.settings, 101 + extra, base, prepared, log) for extra in range(1, seeds)]
             groups.append([trial, *more])
         chosen = max(groups, key=lambda group: float(np.mean([trial.auc for trial in group])))
         auc = np.array([trial.auc for trial in chosen])
@@ -189,9 +190,10 @@ def _told(drawn: Sequence[Settings], label: str, reporter: Reporter) -> Iterator
         yield settings
 
 
-def _try(
+def try_settings(
     label: str, settings: Settings, seed: int, base: Mapping[str, Any], prepared: Prepared, log: TrialLog
 ) -> Trial:
+    """Train one setting with one seed and evaluate it on validation rows, or find it in the log."""
     run = interaction_runs(base, [label], {label: settings}, seed)[label]
     data = [prepared.manifest.config_digest, *(source.sha256 for source in prepared.manifest.sources)]
     identity = digest({"run": run.config.model_dump(mode="json"), "data": data})

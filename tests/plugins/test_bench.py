@@ -14,6 +14,7 @@ import pytest
 from genrec_adapters.loader import BatchLoader
 from genrec_plugins.benchmarks import bench as bench_module
 from genrec_plugins.benchmarks import tune as tune_module
+from genrec_plugins.benchmarks.ablate import effects_table, run_ablation
 from genrec_plugins.benchmarks.bench import BenchResult, run_bench
 from genrec_plugins.benchmarks.plan import base_run, interaction_runs, merge, tuned_settings
 from genrec_plugins.benchmarks.report import markdown, write_report
@@ -65,9 +66,11 @@ def test_flops_and_parameters_equal_a_hand_count(result: BenchResult) -> None:
     config = interaction_runs(base_run("criteo", "x"), ["dcn"], {}, 1)["dcn"].config.model.interaction
     cross = config.num_layers * 2 * (2 * width * config.low_rank_dim)
     over = 2 * (width * 8 + 8 * 1)
-    assert dcn.flops_per_row == cross + over
+    numbers = 2 * 13 * (2 * d)  # value and missing indicator, projected to a token
+    assert dcn.flops_per_row == cross + over + numbers
     cross_parameters = config.num_layers * (2 * width * config.low_rank_dim + width)
-    assert dcn.dense_parameters == cross_parameters + width * 8 + 8 + 8 + 1
+    number_parameters = 13 * (2 * d + d)
+    assert dcn.dense_parameters == cross_parameters + width * 8 + 8 + 8 + 1 + number_parameters
     assert dcn.parameters - dcn.dense_parameters == result.protocol["table_rows"] * d
 
 
@@ -206,3 +209,24 @@ def test_profiling_counts() -> None:
     rate = gemm_rate(size=256, seconds=0.05)
     assert 1e8 < rate < 1e15
     assert mfu(100.0, 50.0, 30_000.0) == pytest.approx(0.5)
+
+
+def test_ablation_varies_one_factor_with_the_same_seeds(base: dict[str, Any], tmp_path: Path) -> None:
+    space = {"model.interaction.num_layers": [1, 2], "train.dense_lr": [1e-3, 1e-2]}
+    centre = {"train.dense_lr": 1e-2}
+    effects = run_ablation(base, "dcn", centre, space, tmp_path, seeds=[101, 102])
+    assert [(effect.factor, effect.value) for effect in effects] == [
+        ("", None),
+        ("model.interaction.num_layers", 1),
+        ("model.interaction.num_layers", 2),
+        ("train.dense_lr", 1e-3),
+    ], "DCN's default of 3 layers and the centre's own rate are not run again"
+    trials = [json.loads(line)["trial"] for line in (tmp_path / "trials.jsonl").read_text().splitlines()]
+    assert [trial["seed"] for trial in trials] == [101, 102] * 4
+    auc = np.array([trial["auc"] for trial in trials]).reshape(4, 2)
+    for effect, own in zip(effects, auc, strict=True):
+        assert effect.auc == pytest.approx(own.mean())
+        assert effect.difference == pytest.approx((own - auc[0]).mean())
+    table = effects_table(effects)
+    assert "| num_layers | 1 |" in table
+    assert table.count("\n") == 5

@@ -23,6 +23,11 @@ def _figure(width: float = 6.0, height: float = 4.0) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
+def _colours(labels: Sequence[str]) -> dict[str, str]:
+    """One colour for each label, the same in every plot."""
+    return {label: f"C{index % 10}" for index, label in enumerate(sorted(set(labels)))}
+
+
 def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
@@ -39,12 +44,14 @@ def auc_against(rows: Sequence[Row], attribute: str, title: str) -> str:
         title: of the x axis.
     """
     figure, axes = _figure()
-    for index, row in enumerate(rows):
+    colours = _colours([row.label for row in rows])
+    for row in rows:
         x = getattr(row, attribute)
-        axes.errorbar(x, row.auc, yerr=row.auc_std, fmt="o", color=f"C{index % 10}", capsize=3)
+        axes.errorbar(x, row.auc, yerr=row.auc_std, fmt="o", color=colours[row.label], capsize=3)
         axes.annotate(row.label, (x, row.auc), textcoords="offset points", xytext=(6, 4), fontsize=9)
     if attribute == "dense_parameters":
         axes.set_xscale("log")
+    axes.margins(x=0.15)  # room for the names
     axes.set_xlabel(title)
     axes.set_ylabel("test AUC, mean and standard deviation")
     axes.grid(alpha=0.3)
@@ -55,6 +62,7 @@ def calibration(cells: Sequence[Cell]) -> str:
     """Observed rate against mean prediction in bins of equal row counts, first seed of each interaction."""
     figure, axes = _figure()
     seen: set[str] = set()
+    colours = _colours([cell.label for cell in cells])
     top = 0.0
     for cell in cells:
         if cell.label in seen:
@@ -62,7 +70,7 @@ def calibration(cells: Sequence[Cell]) -> str:
         seen.add(cell.label)
         points = np.array(cell.calibration)
         top = max(top, float(points.max()))
-        axes.plot(points[:, 0], points[:, 1], marker=".", label=cell.label)
+        axes.plot(points[:, 0], points[:, 1], marker=".", label=cell.label, color=colours[cell.label])
     axes.plot([0, top], [0, top], color="grey", linestyle=":", label="calibrated")
     axes.set_xlabel("mean prediction")
     axes.set_ylabel("observed rate")

@@ -30,7 +30,7 @@ class FatConfig(Config):
     width: PositiveInt | None = Field(
         None, description="d, token width; embeddings of another width get a linear map of their own field; null: D"
     )
-    num_heads: PositiveInt = Field(2, description="H, heads; must divide the width")
+    num_heads: PositiveInt = Field(4, description="H, heads; must divide the width")
     ffn_ratio: float = Field(2.0, gt=0, description="d_ff / d")
     modulation: Literal["paper", "one-plus", "none"] = Field(
         "one-plus",
@@ -46,10 +46,10 @@ class FatConfig(Config):
     )
     target: str | None = Field(None, description="the token that readout 'target' takes, by name")
     norm_eps: float = Field(
-        1e-5, gt=0, description="LayerNorm's epsilon; a larger one lets small (rare-id) embeddings stay small"
+        1e-2, gt=0, description="LayerNorm's epsilon; a larger one lets small (rare-id) embeddings stay small"
     )
     branch_scale: float = Field(
-        1.0, ge=0, description="initial scale of W_V and W_2; small: the block begins near the identity"
+        0.1, ge=0, description="initial scale of W_V and W_2; small: the block begins near the identity"
     )
     final_norm: bool = Field(False, description="LayerNorm before the readout")
     dropout: float = Field(0.0, ge=0, lt=1, description="on attention's and the FFN's outputs")

@@ -15,7 +15,7 @@ def demo(
         str, typer.Option("--interactions", "-i", help="Names, comma-separated.")
     ] = "fat,dcn,dot,mlp",
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of weights and row order.")] = 1,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training rows.")] = 2,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training rows.")] = 1,
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory of rows and report.")] = Path("demo"),
 ) -> None:
     """Generate rows from a known field-aware model, prepare them, train several interactions, compare them.
@@ -50,5 +50,7 @@ def demo(
         seeds=seeds,
         epochs=epochs,
         min_count=2,
+        tuned="none",
+        set_=["train.batch_size=512", "train.interaction_lr=3.0e-3"],
         out=out / f"{benchmark}-report",
     )

@@ -138,7 +138,8 @@ def build_dlrm(
     if config.dense == "mlp" and not dense_names:
         raise ConfigError("model.dense is 'mlp' but no field is dense; declare numeric-dense fields or drop the key")
     token_names = ["dense", *sparse_names] if config.dense == "mlp" else [*dense_names, *sparse_names]
-    embedding_dim = _embedding_dim(config, registry, len(token_names))
+    wanted = required_embedding_dim(registry, config.interaction, len(token_names))
+    embedding_dim = config.embedding_dim if wanted is None else wanted
 
     with device:
         ebc = EmbeddingBagCollection(
@@ -157,7 +158,27 @@ def build_dlrm(
     return shape(ebc, dense_arch, inter_arch, over_arch, token_names)
 
 
-def _embedding_dim(config: Any, registry: Registry, num_tokens: int) -> int:
-    record = registry.get("interaction", config.interaction.type).record
-    rule = getattr(record, "embedding_dim", None)
-    return int(resolve(rule)(config.interaction, num_tokens)) if rule is not None else int(config.embedding_dim)
+def required_embedding_dim(registry: Registry, interaction: Any, num_tokens: int) -> int | None:
+    """The table width that an interaction with field-pair embeddings needs; None where any width will do.
+
+    Args:
+        registry: where the interaction's record is.
+        interaction: its tagged config.
+        num_tokens: F + 1.
+    """
+    rule = getattr(registry.get("interaction", interaction.type).record, "embedding_dim", None)
+    return None if rule is None else int(resolve(rule)(interaction, num_tokens))
+
+
+def check_embedding_dim(registry: Registry, interaction: Any, context: InteractionContext) -> None:
+    """Refuse tables of another width than the interaction needs.
+
+    Raises:
+        ModelError: the widths differ.
+    """
+    wanted = required_embedding_dim(registry, interaction, context.num_tokens)
+    if wanted not in (None, context.embedding_dim):
+        raise ModelError(
+            f"'{interaction.type}' needs embedding_dim {wanted} for {context.num_tokens} tokens, this DLRM's tables "
+            f"have {context.embedding_dim}; build the tables with that width"
+        )

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torchrec.models.dlrm import DLRM
 
-from genrec_registry import InteractionContext, ModelError, Registry, default_registry, parse_component, resolve
+from genrec_plugins.models.dlrm import check_embedding_dim
+from genrec_registry import InteractionContext, ModelError, Registry, default_registry, parse_component
 
 Model = TypeVar("Model", bound=DLRM)
 
@@ -66,13 +67,7 @@ def swap_interaction(
         raise ModelError("swap_interaction: 'config' goes with a name; a config object carries its settings already")
 
     context = InteractionContext(embedding_dim=dlrm.sparse_arch.D, token_names=_token_names(dlrm))
-    rule = getattr(registry.get("interaction", settings.type).record, "embedding_dim", None)
-    wanted = int(resolve(rule)(settings, context.num_tokens)) if rule is not None else context.embedding_dim
-    if wanted != context.embedding_dim:
-        raise ModelError(
-            f"swap_interaction: '{settings.type}' needs embedding_dim {wanted} for {context.num_tokens} tokens, "
-            f"this DLRM's tables have {context.embedding_dim}; build the DLRM with that width"
-        )
+    check_embedding_dim(registry, settings, context)
     first = _first_linear(dlrm.over_arch)
     with first.weight.device:
         inter_arch = registry.create("interaction", settings, context)

@@ -14,7 +14,14 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from genrec_plugins.config import parse_run
-from genrec_plugins.models import FieldDLRM, StockDLRM, build_dlrm, embedding_tables, load_stock_checkpoint
+from genrec_plugins.models import (
+    FieldDLRM,
+    StockDLRM,
+    build_dlrm,
+    embedding_tables,
+    field_aware_dlrm,
+    load_stock_checkpoint,
+)
 from genrec_plugins.models import swap_interaction as swap
 from genrec_registry import (
     ConfigError,
@@ -296,3 +303,48 @@ def test_dropout_is_active_in_training_only() -> None:
     inputs = field_batch()
     assert not torch.equal(model.train()(*inputs), model.train()(*inputs))
     assert torch.equal(model.eval()(*inputs), model.eval()(*inputs))
+
+
+def test_field_aware_dlrm_takes_torchrecs_own_batches() -> None:
+    """The stock dataset of TorchRec's DLRM example, 13 dense columns and 26 sparse ones, unchanged."""
+    from torchrec.datasets.criteo import DEFAULT_CAT_NAMES, DEFAULT_INT_NAMES
+    from torchrec.datasets.random import RandomRecDataset
+
+    names = list(DEFAULT_CAT_NAMES)
+    batches = RandomRecDataset(
+        keys=names, batch_size=6, hash_size=10, ids_per_feature=1, num_dense=len(DEFAULT_INT_NAMES), manual_seed=1
+    )
+    ebc = EmbeddingBagCollection(
+        tables=[
+            EmbeddingBagConfig(name=f"t_{name}", embedding_dim=D, num_embeddings=10, feature_names=[name])
+            for name in names
+        ]
+    )
+    dlrm = field_aware_dlrm(ebc, DEFAULT_INT_NAMES, [6, 1], "fat", {"num_heads": 2})
+    assert dlrm.inter_arch.context.token_names == (*DEFAULT_INT_NAMES, *names)
+    batch = next(iter(batches))
+    loss, (_, logits, _) = DLRMTrain(dlrm)(batch)
+    loss.backward()
+    assert logits.shape == (6,)
+    assert all(parameter.grad is not None for parameter in dlrm.parameters())
+    before = dlrm.dense_arch(batch.dense_features)
+    batch.dense_features[:, 4] += 1
+    moved = (dlrm.dense_arch(batch.dense_features) - before).abs().sum(dim=(0, 2)) > 0
+    assert moved.nonzero().flatten().tolist() == [4], "a column reaches its own token only"
+
+
+def test_field_aware_dlrm_explains_what_does_not_fit() -> None:
+    with pytest.raises(ModelError, match="the name 'f1' stands for two tokens"):
+        field_aware_dlrm(tables(), ["f1"], [4, 1])
+    with pytest.raises(ModelError, match="'ffm' needs embedding_dim 16 for 4 tokens, this DLRM's tables have 8"):
+        field_aware_dlrm(tables(), ["i1"], [4, 1], "ffm", {"pair_dim": 4})
+    with pytest.raises(ConfigError, match="did you mean 'num_heads'"):
+        field_aware_dlrm(tables(), ["i1"], [4, 1], "fat", {"num_head": 4})
+    mixed = EmbeddingBagCollection(
+        tables=[
+            EmbeddingBagConfig(name="a", embedding_dim=4, num_embeddings=3, feature_names=["a"]),
+            EmbeddingBagConfig(name="b", embedding_dim=8, num_embeddings=3, feature_names=["b"]),
+        ]
+    )
+    with pytest.raises(ModelError, match=r"tables have the widths \[4, 8\]"):
+        field_aware_dlrm(mixed, [], [4, 1])

@@ -49,6 +49,11 @@ class Prepared:
         return cls(directory=directory, manifest=manifest)
 
     @property
+    def identity(self) -> list[str]:
+        """Digests of how and from what it was made; equal ones mean equal rows."""
+        return [self.manifest.config_digest, *(source.sha256 for source in self.manifest.sources)]
+
+    @property
     def fields(self) -> tuple[FieldSpec, ...]:
         """The fitted fields in order."""
         return tuple(entry.spec for entry in self.manifest.fields)

@@ -15,12 +15,13 @@ from genrec_adapters.prepared import Prepared
 from genrec_adapters.splits import FileSplit, assigner, parse_split
 from genrec_plugins.benchmarks.cell import Cell, run_cell
 from genrec_plugins.benchmarks.plan import interaction_runs
+from genrec_plugins.files import written_aside
 from genrec_plugins.profiling.flops import gemm_rate, mfu
 from genrec_plugins.training.metrics import evaluate_predictions
 from genrec_plugins.training.reporter import Quiet, Reporter
 from genrec_plugins.training.run import prepare_run
 from genrec_plugins.training.trainer import pick_device
-from genrec_registry import SPLITS, DataError, digest
+from genrec_registry import SPLITS, digest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +100,7 @@ def run_bench(
     for seed in seeds:
         for label, run in plans[seed].items():
             path = out / "cells" / f"{label.replace('/', '--')}-seed{seed}.json"
-            identity = digest({"run": run.config.model_dump(mode="json"), "data": _data_identity(prepared)})
+            identity = digest({"run": run.config.model_dump(mode="json"), "data": prepared.identity})
             cell = _load_cell(path, identity)
             if cell is None:
                 reporter.message(f"{label}, seed {seed}")
@@ -143,11 +144,6 @@ def bayes_on_test(prepared: Prepared) -> dict[str, float] | None:
     return metrics.as_dict()
 
 
-def _data_identity(prepared: Prepared) -> list[str]:
-    manifest = prepared.manifest
-    return [manifest.config_digest, *(source.sha256 for source in manifest.sources)]
-
-
 def _load_cell(path: Path, identity: str) -> Cell | None:
     try:
         data = json.loads(path.read_text())
@@ -157,15 +153,8 @@ def _load_cell(path: Path, identity: str) -> Cell | None:
 
 
 def _save_cell(path: Path, identity: str, cell: Cell) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
+    with written_aside(path) as partial:
         partial.write_text(json.dumps({"identity": identity, "cell": cell.as_dict()}))
-        partial.replace(path)
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be written ({error.strerror or error}); name another --out directory"
-        ) from error
 
 
 def _summarise(cells: Sequence[Cell], peak: float) -> Row:

@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 from genrec_plugins.benchmarks.bench import BenchResult, Row
-from genrec_registry import DataError
+from genrec_plugins.files import written_aside
 
 COLUMNS = (
     "interaction", "test AUC", "test logloss", "valid AUC", "parameters", "dense parameters", "FLOPs/row", "operators",
@@ -126,10 +126,7 @@ def write_report(result: BenchResult, out: Path, title: str) -> dict[str, Path]:
         out / "result.json": json.dumps(data, indent=1),
         out / "index.html": page,
     }
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for path, text in files.items():
-            path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{out}: cannot be written ({error.strerror or error}); name another --out") from error
+    for path, text in files.items():
+        with written_aside(path) as partial:
+            partial.write_text(text, encoding="utf-8")
     return {path.suffix: path for path in files}

@@ -195,8 +195,7 @@ def try_settings(
 ) -> Trial:
     """Train one setting with one seed and evaluate it on validation rows, or find it in the log."""
     run = interaction_runs(base, [label], {label: settings}, seed)[label]
-    data = [prepared.manifest.config_digest, *(source.sha256 for source in prepared.manifest.sources)]
-    identity = digest({"run": run.config.model_dump(mode="json"), "data": data})
+    identity = digest({"run": run.config.model_dump(mode="json"), "data": prepared.identity})
     known = log.get(identity)
     if known is not None:
         return known

@@ -112,8 +112,9 @@ def predict(
     import polars as pl
 
     from genrec_plugins.cli.logs import calm_logs
+    from genrec_plugins.files import written_aside
     from genrec_plugins.training.run import TrainedRun
-    from genrec_registry import ConfigError, DataError, ErrorPolicy
+    from genrec_registry import ConfigError, ErrorPolicy
 
     calm_logs()
     if on_error not in ("stop", "skip"):
@@ -125,12 +126,8 @@ def predict(
         typer.echo(f"{policy.skipped:,} bad rows were left out, the first of them:", err=True)
         for example in policy.examples:
             typer.echo(f"  {example}", err=True)
-    partial = out.with_name(f".{out.name}.partial")
-    try:
+    with written_aside(out) as partial:
         pl.DataFrame({"label": labels.astype("int8"), "probability": probabilities}).write_parquet(partial)
-        partial.replace(out)
-    except OSError as error:
-        raise DataError(f"{out}: cannot be written ({error.strerror or error}); name another --out file") from error
     typer.echo(f"{len(labels):,} rows written to {out}")
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from genrec_adapters.prepared import Prepared
 from genrec_adapters.preprocess import PrepareOptions, Progress, prepare
 from genrec_plugins.config import LoadedRun, parse_run
+from genrec_plugins.files import written_aside
 from genrec_plugins.training.metrics import Metrics, evaluate_predictions
 from genrec_plugins.training.reporter import Quiet, Reporter
 from genrec_registry import SPLITS, ConfigError, DataError, ErrorPolicy, ModelError, Split, digest
@@ -212,6 +213,5 @@ def train_run(
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(data, indent=2))
-    partial.replace(path)
+    with written_aside(path) as partial:
+        partial.write_text(json.dumps(data, indent=2))

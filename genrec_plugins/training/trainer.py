@@ -19,6 +19,7 @@ from torchrec.models.dlrm import DLRMTrain
 from genrec_adapters.loader import BatchLoader
 from genrec_adapters.prepared import Prepared
 from genrec_plugins.config import BarsTraining, RunConfig, TorchRecTraining
+from genrec_plugins.files import written_aside
 from genrec_plugins.models import FieldDLRM, build_dlrm
 from genrec_plugins.training.checkpoints import CheckpointStore, plain_weights
 from genrec_plugins.training.memory import keep_freed_memory
@@ -105,9 +106,7 @@ class Trainer:
             raise ConfigError("the train split has no rows; change 'split' or the dataset")
         self.store: CheckpointStore | None = None
         if directory is not None:
-            manifest = prepared.manifest
-            data = [manifest.config_digest, *(source.sha256 for source in manifest.sources)]
-            identity = digest({"run": config.model_dump(mode="json"), "data": data})
+            identity = digest({"run": config.model_dump(mode="json"), "data": prepared.identity})
             self.store = CheckpointStore(directory / "checkpoints", identity, settings.keep_checkpoints)
             if restart:
                 self.store.clear()
@@ -230,10 +229,8 @@ class Trainer:
             return
         from safetensors.torch import save_file
 
-        self.directory.mkdir(parents=True, exist_ok=True)
-        partial = self.directory / ".model.safetensors.partial"
-        save_file(weights, partial)
-        partial.replace(self.directory / "model.safetensors")
+        with written_aside(self.directory / "model.safetensors") as partial:
+            save_file(weights, partial)
 
     def _load_best(self) -> dict[str, Tensor]:
         from safetensors.torch import load_file

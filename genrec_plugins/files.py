@@ -1,0 +1,39 @@
+"""Files that are whole or absent: written aside, then renamed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from genrec_registry import DataError
+
+
+@contextmanager
+def written_aside(path: Path, *, instead: str = "name another --out") -> Iterator[Path]:
+    """Give a path beside ``path`` to write to; rename it to ``path`` when the block ends well.
+
+    Args:
+        path: the file; its folder is made.
+        instead: what the user can do where it cannot be written.
+
+    Raises:
+        DataError: it cannot be written.
+
+    Example::
+
+        >>> import tempfile
+        >>> target = Path(tempfile.mkdtemp()) / "sub" / "a.txt"
+        >>> with written_aside(target) as partial:
+        ...     _ = partial.write_text("whole")
+        >>> target.read_text(), [file.name for file in target.parent.iterdir()]
+        ('whole', ['a.txt'])
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise DataError(f"{path}: cannot be written ({error.strerror or error}); {instead}") from error

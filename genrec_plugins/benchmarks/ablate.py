@@ -113,7 +113,7 @@ def effects_table(effects: Sequence[Effect]) -> str:
         "|---|---|--:|--:|--:|--:|",
     ]
     for effect in effects:
-        name = effect.factor.removeprefix("model.").removeprefix("interaction.") or "(centre)"
+        name = effect.factor.removeprefix("model.interaction.") or "(centre)"
         value = json.dumps(effect.value) if effect.factor else ""
         paired = f"{effect.difference:+.5f} ± {effect.difference_std:.5f}" if effect.factor else ""
         lines.append(

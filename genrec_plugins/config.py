@@ -6,9 +6,18 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, create_model
+from pydantic import (
+    BaseModel,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    create_model,
+    model_validator,
+)
 
 from genrec_adapters.splits import SplitConfig
 from genrec_registry import Config, ConfigError, Registry, config_union, default_registry, explain, read_yaml
@@ -60,6 +69,12 @@ class TorchRecTraining(_Training):
         "constant", description="how both learning rates fall to zero over the run"
     )
     warmup_steps: NonNegativeInt = Field(0, description="steps over which both learning rates rise from zero")
+
+    @model_validator(mode="after")
+    def _decay_needs_adamw(self) -> Self:
+        if self.weight_decay and self.dense_optimizer != "adamw":
+            raise ValueError("'weight_decay' goes with dense_optimizer: adamw; set that, or drop weight_decay")
+        return self
 
 
 class BarsTraining(_Training):

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torchrec.models.dlrm import DLRMTrain
 
 from genrec_plugins.config import BarsTraining, TorchRecTraining
-from genrec_registry import ModelError
 
 
 class Recipe(Protocol):
@@ -78,8 +77,6 @@ class TorchRecRecipe:
         dense_arguments: dict[str, Any] = {}
         if config.dense_optimizer == "adamw":
             dense_arguments["weight_decay"] = config.weight_decay
-        elif config.weight_decay:
-            raise ModelError("train.weight_decay goes with dense_optimizer: adamw; set that, or drop weight_decay")
         self.model = DistributedModelParallel(train, env=env, device=device, plan=plan, sharders=sharders)
         rates = {True: config.interaction_lr or config.dense_lr, False: config.dense_lr}
         groups: dict[bool, dict[str, nn.Parameter]] = {True: {}, False: {}}

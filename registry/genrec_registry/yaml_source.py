@@ -161,12 +161,14 @@ def _explain_one(model: type[BaseModel], data: Any, detail: ErrorDetails, source
     if kind == "missing":
         return f"{place}: key '{dotted}' is missing; add it"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        bare = [tag for tag in _tags_at(model, detail["loc"]) if "/" not in tag]
+        context = detail.get("ctx") or {}
+        discriminator = str(context.get("discriminator", "type")).strip("'")
+        bare = [tag for tag in _tags_at(model, detail["loc"], discriminator) if "/" not in tag]
         if kind == "union_tag_not_found":
-            return f"{place}: '{dotted}' needs the key 'type'{did_you_mean('', bare)}"
-        place = source.position((*path, "type")) if source else where
-        tag = str((detail.get("ctx") or {}).get("tag"))
-        return f"{place}: '{dotted}.type' is '{tag}'{did_you_mean(tag, bare)}"
+            return f"{place}: '{dotted}' needs the key '{discriminator}'{did_you_mean('', bare)}"
+        place = source.position((*path, discriminator)) if source else where
+        tag = str(context.get("tag"))
+        return f"{place}: '{dotted}.{discriminator}' is '{tag}'{did_you_mean(tag, bare)}"
     message = str(detail["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
     found = "" if isinstance(detail["input"], (dict, list)) else f", found {detail['input']!r}"
     return f"{place}: '{dotted}': {message[:1].lower()}{message[1:]}{found}" if dotted else f"{place}: {message}{found}"
@@ -176,14 +178,14 @@ def _data_path(data: Any, location: Sequence[str | int]) -> Iterator[str | int]:
     """pydantic's ``loc`` without the union tags and validator names it puts between the user's keys."""
     for index, part in enumerate(location):
         last = index == len(location) - 1
+        if isinstance(data, dict) and part not in data and part in data.values():
+            continue  # the tag of a union
         if isinstance(data, dict) and (part in data or last):
             yield part
             data = data.get(part)
         elif isinstance(data, list) and isinstance(part, int) and part < len(data):
             yield part
             data = data[part]
-        elif last and not (isinstance(data, dict) and data.get("type") == part):
-            return
 
 
 def _models_at(model: type[BaseModel], location: Sequence[str | int]) -> list[type[BaseModel]]:
@@ -202,8 +204,8 @@ def _models_at(model: type[BaseModel], location: Sequence[str | int]) -> list[ty
     return current
 
 
-def _tags_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
-    fields = [candidate.model_fields.get("type") for candidate in _models_at(model, location)]
+def _tags_at(model: type[BaseModel], location: Sequence[str | int], discriminator: str) -> list[str]:
+    fields = [candidate.model_fields.get(discriminator) for candidate in _models_at(model, location)]
     return [str(tag) for field in fields if field is not None for tag in get_args(field.annotation)]
 
 

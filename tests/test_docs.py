@@ -1,4 +1,4 @@
-"""README and docs: python blocks run, `genrec` lines name commands and options that exist, YAML blocks validate.
+"""README and docs: python blocks run, `genrec` lines run on generated rows, YAML blocks validate.
 
 The blocks of one file run in order as one module, in an empty folder. A block below a line
 ``<!-- no-run: reason -->`` is skipped, and listed as skipped.
@@ -23,6 +23,7 @@ import pytest
 from genrec_plugins import config
 from genrec_plugins.cli import main
 from genrec_plugins.config import RunConfig, load_run, parse_run
+from genrec_plugins.synthetic import generate
 from genrec_registry import Registry, parse_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -144,6 +145,44 @@ def check_command(words: list[str]) -> None:
 def test_genrec_lines_name_commands_and_options_that_exist(block):
     for words in _genrec_lines(block.code):
         check_command(words)
+
+
+#: options whose numbers are made small, so that a command runs in seconds: everything else runs as it is written
+SMALL = {"--rows": "2000", "--seeds": "1", "--trials": "2", "--finalists": "1"}
+
+
+def shrink(words: list[str]) -> list[str]:
+    """The command on a few rows."""
+    small = [SMALL.get(before, word) for before, word in zip(["", *words], words, strict=False)]
+    return [*small, "--rows", SMALL["--rows"]] if small == ["demo"] else small
+
+
+def write_inputs(folder: Path, path: Path) -> None:
+    """The files that the commands of ``path`` name: raw rows, and the run file that the page shows."""
+    generate("criteo", 2000, folder / "train.txt.gz", seed=1)
+    generate("avazu", 2000, folder / "train.gz", seed=1)
+    (folder / "train_sample.csv.gz").symlink_to("train.gz")
+    (folder / "examples").symlink_to(ROOT / "examples")
+    for block in blocks_of(path):
+        if block.language == "yaml" and "dataset:" in block.code:
+            (folder / "run.yaml").write_text(block.code)
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if any(True for b in blocks_of(path) if b.language in SHELLS)], ids=str
+)
+def test_genrec_lines_run(path, tmp_path, monkeypatch):
+    """Every ``genrec`` line of a page, in order, in one folder, on generated rows."""
+    lines = [words for b in blocks_of(path) if b.language in SHELLS and not b.no_run for words in _genrec_lines(b.code)]
+    lines = [words for words in lines if words[0] not in ("plugins", "doctor")]  # tested with their packages installed
+    if not lines:
+        pytest.skip(f"{path.name}: no command that reads rows")
+    write_inputs(tmp_path, path)
+    monkeypatch.chdir(tmp_path)
+    for words in lines:
+        with pytest.raises(SystemExit) as stopped:
+            main.run(shrink(words))
+        assert not stopped.value.code, f"{path.name}: genrec {' '.join(words)} ended with {stopped.value.code}"
 
 
 def register_examples(monkeypatch: pytest.MonkeyPatch) -> None:

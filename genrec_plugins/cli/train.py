@@ -24,7 +24,7 @@ def train(
         Path | None, typer.Option("--prepared", help="Prepared directory [default: prepared/DATASET-DIGEST].")
     ] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY=VALUE over the file, as model.interaction.type=dcn.")
+        list[str] | None, typer.Option("--set", help="KEY=VALUE over the file, as model.interaction=dcn.")
     ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Forget the checkpoints in --out.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
@@ -36,7 +36,7 @@ def train(
 
         genrec train run.yaml
 
-        genrec train run.yaml --out runs/dcn --set model.interaction.type=dcn --set train.epochs=2
+        genrec train run.yaml --out runs/dcn --set model.interaction=dcn --set train.epochs=2
     """
     from genrec_plugins.cli.logs import calm_logs
     from genrec_plugins.cli.table import print_json

@@ -19,9 +19,9 @@ from genrec_plugins.files import written_aside
 from genrec_plugins.profiling.flops import gemm_rate, mfu
 from genrec_plugins.training.metrics import evaluate_predictions
 from genrec_plugins.training.reporter import Quiet, Reporter
-from genrec_plugins.training.run import prepare_run
+from genrec_plugins.training.run import prepare_run, prepared_directory
 from genrec_plugins.training.trainer import pick_device
-from genrec_registry import SPLITS, digest
+from genrec_registry import SPLITS, ConfigError, digest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +93,14 @@ def run_bench(
     reporter = reporter or Quiet()
     plans = {seed: interaction_runs(base, interactions, tuned, seed) for seed in seeds}
     first = plans[seeds[0]][interactions[0]]
+    for label, run in plans[seeds[0]].items():
+        if prepared_directory(run) != prepared_directory(first):
+            raise ConfigError(
+                f"settings of '{label}' change dataset, fields or split, which all interactions of a benchmark share; "
+                "set those with --set"
+            )
     prepared = prepare_run(first, prepared_dir or out / "prepared", reporter=reporter)
-    cells = []
+    cells: list[Cell] = []
     device = pick_device(first.config.train.device)
     peak = gemm_rate(device)
     for seed in seeds:
@@ -104,7 +110,8 @@ def run_bench(
             cell = _load_cell(path, identity)
             if cell is None:
                 reporter.message(f"{label}, seed {seed}")
-                cell = run_cell(label, run.config, prepared, run.registry, reporter)
+                cost = next((known.cost for known in cells if known.label == label), None)
+                cell = run_cell(label, run.config, prepared, run.registry, reporter, cost)
                 _save_cell(path, identity, cell)
                 peak = max(peak, gemm_rate(device))  # a shared machine's best moment is its peak
             cells.append(cell)

@@ -52,6 +52,16 @@ class Cell:
     calibration: list[list[float]]
     pair_table: dict[str, Any] | None
 
+    @property
+    def cost(self) -> Cost:
+        """What does not depend on the seed."""
+        return Cost(
+            parameters=self.parameters,
+            dense_parameters=self.dense_parameters,
+            flops_per_row=self.flops_per_row,
+            operators=self.operators,
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
@@ -63,7 +73,12 @@ class Cell:
 
 
 def run_cell(
-    label: str, config: RunConfig, prepared: Prepared, registry: Registry, reporter: Reporter | None = None
+    label: str,
+    config: RunConfig,
+    prepared: Prepared,
+    registry: Registry,
+    reporter: Reporter | None = None,
+    cost: Cost | None = None,
 ) -> Cell:
     """Train one configuration and measure the weights that its validation chose.
 
@@ -73,8 +88,9 @@ def run_cell(
         prepared: the rows.
         registry: where components come from.
         reporter: told of progress.
+        cost: of this model, if another seed's cell has measured it; measured here if None.
     """
-    cost = measure_cost(config, prepared, registry)
+    cost = cost or measure_cost(config, prepared, registry)
     trainer = Trainer(config, prepared, registry, reporter=reporter)
     result = trainer.fit()
     load_plain_weights(trainer.recipe.model, result.weights)

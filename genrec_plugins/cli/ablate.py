@@ -29,9 +29,9 @@ def ablate(
         genrec ablate criteo --data train.txt.gz
         genrec ablate avazu --data train.gz --interaction dcn --tuned best.yaml --spaces my.yaml
     """
-    from genrec_plugins.cli.logs import calm_logs
+    from genrec_plugins.cli.logs import load_torchrec
 
-    calm_logs()
+    load_torchrec()
     from genrec_plugins.benchmarks.ablate import effects_table, run_ablation
     from genrec_plugins.benchmarks.plan import base_run, tuned_settings
     from genrec_plugins.benchmarks.tune import load_spaces

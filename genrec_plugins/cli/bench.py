@@ -43,11 +43,8 @@ def bench(
         genrec bench criteo --data train=train.csv --data valid=valid.csv --data test=test.csv
         --preset criteo_x4_001 --recipe bars
     """
-    from genrec_plugins.cli.logs import calm_logs
-
-    calm_logs()
     from genrec_plugins.benchmarks.plan import base_run, tuned_settings
-    from genrec_plugins.doctor import require_torchrec
+    from genrec_plugins.cli.logs import load_torchrec
 
     names = component_names(interactions)
     base = base_run(
@@ -61,7 +58,7 @@ def bench(
     )
     base = set_for_all(base, set_)
     settings = {} if tuned == "none" else tuned_settings(benchmark, None if tuned == "packaged" else tuned)
-    require_torchrec()
+    load_torchrec()
 
     from genrec_plugins.benchmarks.bench import run_bench
     from genrec_plugins.benchmarks.report import COLUMNS, table_rows, write_report

@@ -26,17 +26,14 @@ def demo(
         genrec demo
         genrec demo avazu --rows 1000000 --interactions fat,autoint --seeds 3
     """
-    from genrec_plugins.cli.logs import calm_logs
-
-    calm_logs()
     from genrec_plugins.cli.bench import bench
-    from genrec_plugins.doctor import require_torchrec
+    from genrec_plugins.cli.logs import load_torchrec
     from genrec_plugins.synthetic import FORMATS, generate
     from genrec_registry import ConfigError, did_you_mean
 
     if benchmark not in FORMATS:
         raise ConfigError(f"unknown format '{benchmark}'{did_you_mean(benchmark, FORMATS)}")
-    require_torchrec()
+    load_torchrec()
     data = out / f"{benchmark}-{rows}.{'txt' if benchmark == 'criteo' else 'csv'}"
     truth = data.with_name(f"{data.name}.truth.parquet")
     if not (data.exists() and truth.exists()):

@@ -38,16 +38,14 @@ def train(
 
         genrec train run.yaml --out runs/dcn --set model.interaction=dcn --set train.epochs=2
     """
-    from genrec_plugins.cli.logs import calm_logs
+    from genrec_plugins.cli.logs import load_torchrec
     from genrec_plugins.cli.table import print_json
     from genrec_plugins.config import load_run, parse_overrides
-    from genrec_plugins.doctor import require_torchrec
     from genrec_plugins.training.reporter import Console, Quiet
     from genrec_plugins.training.run import prepare_run, train_run
 
     run = load_run(run_file, parse_overrides(set_))
-    require_torchrec()
-    calm_logs()
+    load_torchrec()
     directory = out or Path("runs") / run_file.stem
     if quiet:
         report = train_run(run, directory, prepare_run(run, prepared_dir), Quiet(), restart=restart)
@@ -80,11 +78,11 @@ def evaluate(run_dir: RunDirectory, split: SplitName = "test", json_: AsJson = F
 
         genrec evaluate runs/run --split valid --json
     """
-    from genrec_plugins.cli.logs import calm_logs
+    from genrec_plugins.cli.logs import load_torchrec
     from genrec_plugins.cli.table import print_json
     from genrec_plugins.training.run import TrainedRun
 
-    calm_logs()
+    load_torchrec()
     metrics = TrainedRun.open(run_dir).evaluate(_split(split)).as_dict()
     if json_:
         print_json(metrics)
@@ -111,12 +109,12 @@ def predict(
     """
     import polars as pl
 
-    from genrec_plugins.cli.logs import calm_logs
+    from genrec_plugins.cli.logs import load_torchrec
     from genrec_plugins.files import written_aside
     from genrec_plugins.training.run import TrainedRun
     from genrec_registry import ConfigError, ErrorPolicy
 
-    calm_logs()
+    load_torchrec()
     if on_error not in ("stop", "skip"):
         raise ConfigError(f"--on-error is '{on_error}'; expected stop or skip")
     policy = ErrorPolicy(on_error="skip" if on_error == "skip" else "stop")

@@ -34,9 +34,9 @@ def tune(
 
         genrec bench criteo --data train.txt.gz --tuned tune-out/criteo/best.yaml
     """
-    from genrec_plugins.cli.logs import calm_logs
+    from genrec_plugins.cli.logs import load_torchrec
 
-    calm_logs()
+    load_torchrec()
     from genrec_plugins.benchmarks.plan import base_run
     from genrec_plugins.benchmarks.tune import load_spaces, run_tuning
     from genrec_plugins.cli.bench import component_names, data_paths, set_for_all

@@ -120,7 +120,8 @@ class Trainer:
         from torch.utils.tensorboard import SummaryWriter
 
         result = TrainResult()
-        progress: dict[str, Any] = {"step": 0, "stale": 0, "best": None, "history": [], "seconds": 0.0, "stop": False}
+        progress: dict[str, Any] = {"step": 0, "rows": 0, "seconds": 0.0, "loss_sum": 0.0, "train_loss": math.nan}
+        progress |= {"stale": 0, "best": None, "history": [], "stop": False}
         restored = self.store.load_newest(self.recipe) if self.store else None
         if restored is not None:
             progress = restored
@@ -147,7 +148,7 @@ class Trainer:
         self.loader.set_epoch(epoch)
         self.loader.skip(done)
         model.train()
-        mean_loss = progress.get("loss_sum", 0.0)
+        loss_sum = progress["loss_sum"]
         began = time.perf_counter()
         for host_batch in self.loader:
             batch = host_batch if self.device.type == "cpu" else host_batch.to(self.device, non_blocking=True)
@@ -167,8 +168,8 @@ class Trainer:
                 )
             done += 1
             progress["step"] += 1
-            progress["rows"] = progress.get("rows", 0) + batch.labels.numel()
-            mean_loss += value
+            progress["rows"] += batch.labels.numel()
+            loss_sum += value
             self.reporter.step(
                 epoch=epoch + 1, done=done, total=self.steps_per_epoch, rows=batch.labels.numel(), loss=value
             )
@@ -179,12 +180,12 @@ class Trainer:
             if self.store and every and progress["step"] % every == 0 and done < self.steps_per_epoch:
                 now = time.perf_counter()
                 progress["seconds"] += now - began
-                progress["loss_sum"] = mean_loss
+                progress["loss_sum"] = loss_sum
                 self.store.save(self.recipe, progress)
                 began = time.perf_counter()
         progress["seconds"] += time.perf_counter() - began
         progress["loss_sum"] = 0.0
-        progress["train_loss"] = mean_loss / max(1, self.steps_per_epoch)
+        progress["train_loss"] = loss_sum / self.steps_per_epoch
 
     def _evaluate_epoch(self, progress: dict[str, Any], result: TrainResult, writer: Any) -> None:
         epoch = progress["step"] // self.steps_per_epoch
@@ -192,7 +193,7 @@ class Trainer:
         best = progress["best"]
         value = metrics.as_dict()[self.settings.monitor] if metrics else math.nan
         sign = 1 if self.settings.monitor == "auc" else -1
-        improved = best is None or metrics is None or sign * value > sign * best["value"]
+        improved = best is None or math.isnan(best["value"]) or sign * value > sign * best["value"]
         if improved:
             progress["best"] = {"epoch": epoch, "value": value}
             progress["stale"] = 0

@@ -133,6 +133,8 @@ def test_mistakes_are_found_before_anything_is_trained(
         run_bench(base, ["mlp", "fatt"], [1], {}, tmp_path)
     with pytest.raises(ConfigError, match="did you mean 'num_heads'"):
         run_bench(base, ["fat"], [1], {"fat": {"model.interaction.num_head": 2}}, tmp_path)
+    with pytest.raises(ConfigError, match="settings of 'dcn' change dataset, fields or split"):
+        run_bench(base, ["mlp", "dcn"], [1], {"dcn": {"fields": {"C1": "categorical"}}}, tmp_path)
     with pytest.raises(ConfigError, match="unknown benchmark 'criteos', did you mean 'criteo'"):
         base_run("criteos", "x")
 

@@ -103,6 +103,26 @@ def test_mistakes_are_one_sentence_and_an_exit_code(
     assert set(before) <= {"prepared rows are up to date"}
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "run.yaml"),
+        ("evaluate", "runs/run"),
+        ("predict", "runs/run"),
+        ("bench", "criteo", "--data", "train.txt"),
+        ("tune", "criteo", "--data", "train.txt"),
+        ("ablate", "criteo", "--data", "train.txt"),
+        ("demo",),
+    ],
+)
+def test_without_torchrec_every_command_says_how_to_install_it(folder: Path, arguments: tuple[str, ...]) -> None:
+    hide = f"import sys; sys.modules['torchrec'] = None; from genrec_plugins.cli import main; main.run({arguments!r})"
+    found = subprocess.run([sys.executable, "-c", hide], cwd=folder, capture_output=True, text=True, check=False)
+    assert found.returncode == 6, found.stderr
+    assert found.stderr.startswith("torchrec cannot be used: ")
+    assert len(found.stderr.strip().splitlines()) == 1
+
+
 def test_demo_runs_the_whole_path(tmp_path: Path) -> None:
     found = genrec("demo", "--rows", "2000", "--interactions", "fat,mlp", "--epochs", "1", cwd=tmp_path)
     assert found.returncode == 0, found.stderr

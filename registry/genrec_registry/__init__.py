@@ -12,6 +12,8 @@ _HOMES = {
     "config": ("Config", "config_union", "digest", "parse_component", "tagged_config"),
     "contracts": (
         "SPLITS",
+        "BehaviourDataset",
+        "BehaviourSpec",
         "Dataset",
         "DenseFeature",
         "EncoderContext",

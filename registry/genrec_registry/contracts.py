@@ -29,14 +29,15 @@ class SparseFeature:
         num_embeddings: rows of the table; ids are in ``[0, num_embeddings)``.
         max_length: 1 for exactly one id a row (the encoded column is Int32); larger for up to that many ids a row
             (the encoded column is ``List(Int32)``, possibly empty).
-        pooling: how several ids become one vector.
+        pooling: how several ids become one vector; ``"none"`` for ids that a sequence encoder looks up one by one
+            in an EmbeddingCollection (see :class:`BehaviourSpec`), which are no tokens by themselves.
         table: the table's name, when two features share one; the feature's own name if empty.
     """
 
     name: str
     num_embeddings: int
     max_length: int = 1
-    pooling: Literal["sum", "mean"] = "sum"
+    pooling: Literal["sum", "mean", "none"] = "sum"
     table: str = ""
 
 
@@ -58,8 +59,38 @@ class DenseFeature:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BehaviourSpec:
+    """Which sparse features of a field are a history of events, and which are the target of the same kind.
+
+    All features named here have ``pooling="none"``. Events of a row stand in time order, and the lists of one row are
+    equally long.
+
+    Args:
+        items: event features that say what an item is; the first is the item's own id.
+        conditions: event features that say under what condition it came (action, scene, gap); may be empty.
+        targets: for each of ``items``, the one-id feature of the row's target that shares its table.
+        max_length: events of the longest history.
+
+    Example::
+
+        >>> BehaviourSpec(items=("past",), conditions=("past_action",), targets=("now",), max_length=50).features
+        ('past', 'past_action', 'now')
+    """
+
+    items: tuple[str, ...]
+    conditions: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+    max_length: int
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """All features the encoder reads."""
+        return (*self.items, *self.conditions, *self.targets)
+
+
+@dataclass(frozen=True, kw_only=True)
 class FieldSpec:
-    """What one fitted field asks of the model: its tables and its dense features.
+    """What one fitted field asks of the model: its tables, its dense features, its history.
 
     Example::
 
@@ -72,11 +103,13 @@ class FieldSpec:
     type: str
     sparse: tuple[SparseFeature, ...] = ()
     dense: tuple[DenseFeature, ...] = ()
+    behaviour: BehaviourSpec | None = None
 
     @property
     def num_tokens(self) -> int:
-        """Tokens this field contributes to the interaction."""
-        return len(self.sparse) + sum(feature.tokens for feature in self.dense)
+        """Tokens this field contributes to the interaction, beside those of the encoder that reads its history."""
+        pooled = sum(feature.pooling != "none" for feature in self.sparse)
+        return pooled + sum(feature.tokens for feature in self.dense)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +238,29 @@ class Dataset(Protocol):
         """Chunks of one file, in file order, in bounded memory; bad rows go to ``policy``."""
 
 
+class BehaviourDataset(Dataset, Protocol):
+    """A dataset of users' events, which is also a source of CTR rows: what a factory with ``"events"`` returns.
+
+    A record with the capability ``"events"`` promises this protocol. :meth:`Dataset.scan` gives one row an event, in
+    time order, with the history strictly before it; the methods here give the events themselves, to pre-train on.
+    """
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Columns of :meth:`events` that say under what condition an item came (``action``, ...)."""
+
+    def events(self, policy: ErrorPolicy | None = None) -> pl.DataFrame:
+        """All events, sorted by user, then time, then file order.
+
+        Columns: ``user`` and ``item`` (String), ``time`` (Int64: epoch seconds, or a counter where the source has no
+        clock), one String column for each of :attr:`conditions`, ``label`` (Int8: whether the user liked it).
+        """
+
+    def items(self) -> pl.DataFrame:
+        """One row an item that has content: ``item`` (String), ``text`` (String, may be empty), ``categories``
+        (List(String), may be empty), and whatever else the source knows, as String columns."""
+
+
 # -- interactions -----------------------------------------------------------------------------------------------------
 
 
@@ -241,40 +297,80 @@ class InteractionContext:
         return len(self.token_names) - 1
 
 
-# -- sequence encoders and tokenizers ---------------------------------------------------------------------------------
+# -- sequence encoders ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderContext:
     """The facts a sequence encoder may rely on when it is built.
 
+    The module is called with the looked-up embeddings of an EmbeddingCollection: T events in all, of B rows, whose
+    features have width E.
+
+    - ``forward(events: dict[str, JaggedTensor], target: dict[str, Tensor]) -> Tensor``: user tokens
+      ``[B, num_user_tokens, D]``, where ``num_user_tokens`` is an attribute of the module. ``events`` has every feature
+      of ``item_features`` and ``condition_features`` with values ``[T, E]`` and one common ``offsets() [B + 1]``;
+      ``target`` has ``item_features`` as ``[B, E]``. A row without events gets finite tokens.
+
+    An encoder whose record has the capability ``"next-item"`` can be pre-trained, and has besides:
+
+    - ``states(events) -> Tensor``: ``[T, D]``; row t stands for the item of event t, seen from the events before it in
+      its row and, in encoders with the capability ``"conditional"``, from its own condition.
+    - ``query(events, row: Tensor, prefix: Tensor, conditions: dict[str, Tensor]) -> Tensor``: ``[M, D]``; query m
+      asks for the item that comes after the first ``prefix[m]`` events of row ``row[m]`` under ``conditions`` (each
+      ``[M, E]``). Queries do not see each other. ``states`` is ``query`` at every event with the event's own condition.
+    - ``item_vectors(items: dict[str, Tensor]) -> Tensor``: ``[N, D]`` from ``[N, E]``, to be compared with the states.
+
     Args:
-        embedding_dim: D, the width of the event embeddings and of the user tokens it returns.
-        max_length: events of the longest sequence.
-        feature_names: the EmbeddingCollection features it is given, each a JaggedTensor.
+        embedding_dim: D, the width of user tokens, states and item vectors.
+        feature_dim: E, the width of each feature's embeddings.
+        max_length: events of the longest row.
+        item_features: event features that say what an item is.
+        condition_features: event features that say under what condition it came; may be empty.
     """
 
     embedding_dim: int
+    feature_dim: int
     max_length: int
-    feature_names: tuple[str, ...]
+    item_features: tuple[str, ...]
+    condition_features: tuple[str, ...] = ()
+
+
+# -- tokenizers -------------------------------------------------------------------------------------------------------
 
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """A semantic-ID tokenizer: N item embeddings of width E to N rows of L codes."""
+    """A semantic-ID tokenizer: N items, with embeddings of width E, to N rows of L codes.
+
+    What it returns from :meth:`encode` may be the same for several items; keeping them apart is the work of the
+    collision policy, which stands around every tokenizer.
+    """
 
     @property
     def codebook_sizes(self) -> tuple[int, ...]:
         """Codes of each of the L levels."""
 
-    def fit(self, embeddings: np.ndarray, item_ids: np.ndarray, side: Mapping[str, np.ndarray] | None = None) -> None:
-        """Learn the codebooks from ``[N, E]`` embeddings."""
+    def fit(
+        self,
+        embeddings: np.ndarray,
+        item_ids: Sequence[str],
+        side: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        """Learn the codebooks from ``[N, E]`` float32 embeddings.
 
-    def encode(self, embeddings: np.ndarray) -> np.ndarray:
-        """Codes ``[N, L]`` of ``[N, E]`` embeddings; deterministic, also after a reload."""
+        Raises:
+            DataError: NaN, duplicate ids, or fewer items than a codebook has codes.
+        """
 
-    def decode(self, codes: np.ndarray) -> list[list[Any]]:
-        """For each row of codes ``[N, L]``, the ids of every item that has them."""
+    def encode(self, embeddings: np.ndarray, item_ids: Sequence[str]) -> np.ndarray:
+        """Int32 codes ``[N, L]``; an item's codes depend on that item alone, and are the same after a reload."""
+
+    def reconstruct(self, codes: np.ndarray) -> np.ndarray | None:
+        """Embeddings ``[N, E]`` that the codes stand for; None where codes say nothing of them (hash, random)."""
 
     def save(self, directory: str) -> None:
-        """Write codebooks and item ids without pickle."""
+        """Write what was learned into an existing directory, without pickle."""
+
+    def restore(self, directory: str) -> None:
+        """Take back what :meth:`save` wrote, into an object made from the same config."""

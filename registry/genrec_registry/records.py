@@ -94,7 +94,10 @@ class FieldTypeRecord(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetRecord(Record):
-    """A dataset adapter: files as downloaded to chunks of raw columns. ``factory(config) -> Dataset``."""
+    """A dataset adapter: files as downloaded to chunks of raw columns. ``factory(config) -> Dataset``.
+
+    The capability ``"events"`` says that it gives a :class:`~genrec_registry.contracts.BehaviourDataset`.
+    """
 
     kind = "dataset"
     hook = "genrec_datasets"
@@ -110,7 +113,12 @@ class TokenizerRecord(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderRecord(Record):
-    """A behaviour-sequence encoder. ``factory(config, context: EncoderContext) -> nn.Module``."""
+    """A behaviour-sequence encoder. ``factory(config, context: EncoderContext) -> nn.Module``.
+
+    Capabilities: ``"next-item"`` (it can be pre-trained), ``"conditional"`` (its states depend on conditions),
+    ``"target-aware"`` (its user tokens depend on the target); see
+    :class:`~genrec_registry.contracts.EncoderContext` for what each promises.
+    """
 
     kind = "encoder"
     hook = "genrec_encoders"

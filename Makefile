@@ -22,11 +22,11 @@ help: ## list the targets
 
 setup: $(STAMP) ## create .venv with all that is needed, from the pinned lists
 
-$(STAMP): requirements/cpu.txt requirements/dev.txt pyproject.toml
+$(STAMP): requirements/cpu.txt requirements/extras.txt requirements/dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python %d.%d found, 3.11 or newer needed: make PYTHON=python3.11 ..." % sys.version_info[:2])'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet $(TORCH_INSTALL)
-	$(PIP) install --quiet --no-deps -r requirements/cpu.txt -r requirements/dev.txt
+	$(PIP) install --quiet --no-deps -r requirements/cpu.txt -r requirements/extras.txt -r requirements/dev.txt
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 

@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from genrec_registry import DatasetRecord, FieldTypeRecord, InteractionRecord, hookimpl
+from genrec_registry import (
+    DatasetRecord,
+    EncoderRecord,
+    FieldTypeRecord,
+    InteractionRecord,
+    TokenizerRecord,
+    hookimpl,
+)
 
 GENREC_PLUGIN_API = ">=1.0,<2"
 
@@ -32,5 +39,21 @@ def genrec_datasets() -> Iterable[DatasetRecord]:
 def genrec_interactions() -> Iterable[InteractionRecord]:
     """Built-in interaction archs."""
     from genrec_plugins.interactions import RECORDS
+
+    return RECORDS
+
+
+@hookimpl
+def genrec_tokenizers() -> Iterable[TokenizerRecord]:
+    """Built-in semantic-ID tokenizers."""
+    from genrec_plugins.tokenizers import RECORDS
+
+    return RECORDS
+
+
+@hookimpl
+def genrec_encoders() -> Iterable[EncoderRecord]:
+    """Built-in sequence encoders."""
+    from genrec_plugins.encoders import RECORDS
 
     return RECORDS

@@ -18,6 +18,7 @@ from genrec_registry.errors import DataError
 
 Codes = npt.NDArray[np.int32]
 FILE = "codes.parquet"
+SIZES = "genrec.sizes"  # key of the codebook sizes in the metadata of a file that stands alone
 _TOKEN = re.compile(r"<[a-z]+_(\d+)>")
 
 
@@ -76,13 +77,31 @@ class ItemCodes:
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
-        """Codes from a tokenizer's directory, or from a published index (``{"item": ["<a_3>", "<b_7>", ...]}``, .gz).
+        """Codes from a tokenizer's directory, from ``codes.parquet`` of ``genrec tokenize encode``, or from a published
+        index (``{"item": ["<a_3>", "<b_7>", ...]}``, .gz).
 
         Raises:
             DataError: there is nothing of the kind.
         """
         path = Path(path)
-        return cls._read_directory(path) if path.is_dir() else cls._read_index(path)
+        if path.is_dir():
+            return cls._read_directory(path)
+        return cls._read_table(path) if path.suffix == ".parquet" else cls._read_index(path)
+
+    @classmethod
+    def _read_table(cls, path: Path) -> Self:
+        import polars as pl
+        import pyarrow.parquet as pq
+
+        try:
+            sizes = tuple(json.loads((pq.read_metadata(path).metadata or {})[SIZES.encode()]))
+            frame = pl.read_parquet(path)
+            items, codes = tuple(frame["item"].to_list()), np.array(frame["codes"].to_list(), dtype=np.int32)
+        except (OSError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
+            raise DataError(
+                f"{path}: holds no item codes ({error}); name what 'genrec tokenize encode' wrote"
+            ) from error
+        return cls(items=items, codes=codes.reshape(-1, len(sizes)), sizes=sizes)
 
     @classmethod
     def _read_directory(cls, path: Path) -> Self:

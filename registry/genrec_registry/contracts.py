@@ -154,7 +154,11 @@ class FieldFitter(Protocol):
 
 
 class FieldType(Protocol):
-    """A configured field that has not seen data yet: what a field-type factory returns."""
+    """A configured field that has not seen data yet: what a field-type factory returns.
+
+    One that reads files beside the rows names them (or their folders) in an attribute ``files``, a sequence of paths:
+    rows are prepared again when these change.
+    """
 
     @property
     def columns(self) -> Mapping[str, ColumnKind]:

@@ -19,6 +19,12 @@ def _record(name: str, config: str, factory: str, summary: str, tokens: str | No
 
 RECORDS: tuple[FieldTypeRecord, ...] = (
     _record(
+        "behaviour",
+        "BehaviourConfig",
+        "behaviour:Behaviour",
+        "Past events and the item at hand, unpooled, for a sequence encoder",
+    ),
+    _record(
         "categorical",
         "CategoricalConfig",
         "categorical:Categorical",
@@ -45,6 +51,13 @@ RECORDS: tuple[FieldTypeRecord, ...] = (
         "numeric_embedding:NumericEmbedding",
         "A number to a token by piecewise linear encoding or AutoDis",
         tokens="numeric_embeddings",
+    ),
+    FieldTypeRecord(
+        name="semantic-id",
+        config="genrec_adapters.field_types.semantic_id_config:SemanticIdConfig",
+        factory="genrec_adapters.field_types.semantic_id:SemanticId",
+        summary="An item's semantic ID in place of its hash: n-grams of its codes, summed to one token",
+        since="0.1.0",
     ),
     _record("sequence", "SequenceConfig", "id_lists:Sequence", "Ids in time order, the last max_length of them"),
     _record("text-hash", "TextHashConfig", "text_hash:TextHash", "Words and character n-grams of a text, hashed"),

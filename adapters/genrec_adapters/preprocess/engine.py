@@ -19,7 +19,7 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import BaseModel
 
-from genrec_adapters.datasets.files import digest_file
+from genrec_adapters.datasets.files import digest_file, find_files
 from genrec_adapters.fields import Field, build_fields
 from genrec_adapters.manifest import NAME, VERSION, Manifest, SourceEntry, SplitEntry
 from genrec_adapters.prepared import Prepared
@@ -147,8 +147,23 @@ def _plan(
         split=policy,
         config=config,
         # The order of fields is the order of tokens, hence a list here: digest() sorts the keys of mappings.
-        config_digest=digest({**config, "order": [f.name for f in chosen], "plugins": plugins, "version": VERSION}),
+        config_digest=digest(
+            {
+                **config,
+                **_field_files(chosen),
+                "order": [f.name for f in chosen],
+                "plugins": plugins,
+                "version": VERSION,
+            }
+        ),
     )
+
+
+def _field_files(fields: Sequence[Field]) -> dict[str, Any]:
+    """Digests of the files that fields read beside the rows; empty where none does."""
+    paths = {path: field.name for field in fields for path in getattr(field.type, "files", ())}
+    files = [file for path, name in paths.items() for file in find_files(path, key=f"fields.{name}")]
+    return {"files": {file: digest_file(file).sha256 for file in files}} if files else {}
 
 
 def _split_policy(split: Any, sources: Sequence[SourceFile]) -> AnySplit:

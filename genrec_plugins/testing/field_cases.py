@@ -146,11 +146,26 @@ def expect_valid(spec: FieldSpec, encoded: pl.DataFrame) -> None:
                 f"'{sparse.name}' has the id {wrong[0]}, expected ids in [0, {sparse.num_embeddings}): "
                 "FBGEMM would look another row up without a word"
             )
+    _expect_equal_lengths(spec, encoded)
     for dense in spec.dense:
         series = encoded[dense.name]
         _expect_type(series, pl.Float32 if dense.width == 1 else pl.Array(pl.Float32, dense.width))
         if not np.isfinite(floats(encoded, [dense])).all():
             raise ConformanceError(f"'{dense.name}' has a value that is not finite; one such row spoils the model")
+
+
+def _expect_equal_lengths(spec: FieldSpec, encoded: pl.DataFrame) -> None:
+    if spec.behaviour is None:
+        return
+    first, *others = (*spec.behaviour.items, *spec.behaviour.conditions)
+    lengths = encoded[first].list.len()
+    for other in others:
+        apart = (lengths != encoded[other].list.len()).arg_true()
+        if apart.len():
+            raise ConformanceError(
+                f"'{first}' and '{other}' have lists of other lengths in row {apart[0]}: an encoder reads event i of "
+                "each; drop a missing event from all of them"
+            )
 
 
 def _expect_type(series: pl.Series, expected: Any) -> None:

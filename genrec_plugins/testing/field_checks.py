@@ -22,7 +22,7 @@ from genrec_plugins.testing.field_cases import (
     feature_names,
     hostile_rows,
 )
-from genrec_registry import FieldState
+from genrec_registry import FieldSpec, FieldState
 
 
 def check_config(subject: FieldSubject) -> None:
@@ -88,6 +88,7 @@ def check_spec(subject: FieldSubject) -> None:
     for sparse in spec.sparse:
         if sparse.num_embeddings < 1 or sparse.max_length < 1:
             raise ConformanceError(f"'{sparse.name}': num_embeddings and max_length must be at least 1, found {sparse}")
+    _check_behaviour(spec)
     for dense in spec.dense:
         if dense.width < 1 or dense.tokens < 1:
             raise ConformanceError(f"'{dense.name}': width and tokens must be at least 1, found {dense}")
@@ -96,6 +97,32 @@ def check_spec(subject: FieldSubject) -> None:
     if spec.dense and record.token_module is None:
         raise ConformanceError("the spec has dense features, but the record has no token_module to make tokens of them")
     expect_valid(spec, encode(fitted, subject.sample))
+
+
+def _check_behaviour(spec: FieldSpec) -> None:
+    """Features are unpooled exactly where an encoder reads them, and a target shares its item feature's table."""
+    sparse = {feature.name: feature for feature in spec.sparse}
+    unpooled = {name for name, feature in sparse.items() if feature.pooling == "none"}
+    read = set(spec.behaviour.features) if spec.behaviour is not None else set()
+    if unpooled != read:
+        raise ConformanceError(
+            f"features with pooling 'none' are {sorted(unpooled)}, the behaviour names {sorted(read)}; "
+            "they must be the same: an encoder reads them, and nothing else does"
+        )
+    if spec.behaviour is None:
+        return
+    behaviour = spec.behaviour
+    if not behaviour.items or len(behaviour.targets) not in (0, len(behaviour.items)):
+        raise ConformanceError("a behaviour has item features, and a target for each of them or for none")
+    for event in (*behaviour.items, *behaviour.conditions):
+        if not 1 < sparse[event].max_length <= behaviour.max_length:
+            raise ConformanceError(
+                f"'{event}' has max_length {sparse[event].max_length}, the behaviour {behaviour.max_length}"
+            )
+    for item, target in zip(behaviour.items, behaviour.targets, strict=False):
+        tables = [sparse[name].table or name for name in (item, target)]
+        if tables[0] != tables[1] or sparse[target].max_length != 1:
+            raise ConformanceError(f"'{target}' must be one id a row of the table of '{item}', found tables {tables}")
 
 
 def _check_columns(subject: FieldSubject) -> None:

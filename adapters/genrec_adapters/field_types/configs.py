@@ -22,7 +22,7 @@ class ColumnConfig(Config):
     column: str | None = Field(default=None, min_length=1, description=_COLUMN)
 
 
-class IdConfig(Config):
+class ValuesConfig(Config):
     """Base of the types whose values become ids: a vocabulary learned from the data, or a hash."""
 
     mode: Literal["vocabulary", "hash"] = Field(
@@ -38,11 +38,6 @@ class IdConfig(Config):
         default=None, le=_MAX_IDS, description="hash: number of buckets; needed by mode 'hash' and by no other"
     )
     seed: int = Field(default=0, ge=0, lt=2**63, description="hash: another seed gives other collisions")
-    table: str = Field(
-        default="",
-        description="hash: name of the field whose embedding table is used as well; both must be hashed into tables "
-        "of one size with one seed. The field's own table if left out",
-    )
 
     @model_validator(mode="after")
     def _mode_fits(self) -> Self:
@@ -50,6 +45,20 @@ class IdConfig(Config):
             raise ValueError("mode 'hash' needs num_buckets; set it, or use mode 'vocabulary'")
         if self.mode == "vocabulary" and self.num_buckets is not None:
             raise ValueError("num_buckets goes with mode 'hash'; use max_size to bound a vocabulary")
+        return self
+
+
+class IdConfig(ValuesConfig):
+    """Base of the types whose ids may look up another field's table."""
+
+    table: str = Field(
+        default="",
+        description="hash: name of the field whose embedding table is used as well; both must be hashed into tables "
+        "of one size with one seed. The field's own table if left out",
+    )
+
+    @model_validator(mode="after")
+    def _table_fits(self) -> Self:
         if self.mode == "vocabulary" and self.table:
             raise ValueError("table goes with mode 'hash': ids of two vocabularies do not mean the same")
         return self
@@ -186,3 +195,50 @@ class VectorConfig(ColumnConfig):
 
     width: PositiveInt = Field(le=65536, description="floats a row")
     normalise: bool = Field(default=False, description="scale each row to length 1")
+
+
+class AttributeConfig(Config):
+    """One more feature of an item: its value for the target, and for each item of the history."""
+
+    target: str = Field(min_length=1, description="column of the target's value")
+    history: str = Field(min_length=1, description="list column of the values of the history's items")
+
+
+class BehaviourConfig(ValuesConfig):
+    """A user's past events and the item at hand, kept one by one for a sequence encoder (``model.encoder``)."""
+
+    item: str = Field(default="item", min_length=1, description="column of the target, the item the row is about")
+    history: str = Field(
+        default="history_item", min_length=1, description="list column of the items before it, oldest first"
+    )
+    conditions: tuple[str, ...] = Field(
+        default=(),
+        description="list columns that say under what condition each item of the history came; 'history_action' is "
+        "called 'action' by the encoder. Their vocabularies hold all values",
+    )
+    attributes: dict[str, AttributeConfig] = Field(
+        default_factory=dict, description="further item features: name -> its columns"
+    )
+    separator: str | None = Field(
+        default=None, min_length=1, description="splits text columns; list columns are expected if left out"
+    )
+    max_length: int = Field(default=50, ge=2, description="events kept a row: the last ones, in order")
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = ["item", *self.attributes, *(condition_name(column) for column in self.conditions)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two features of an event are called '{twice[0]}'; rename the attribute or the column")
+        return self
+
+
+def condition_name(column: str) -> str:
+    """What a condition is called by the encoder.
+
+    Example::
+
+        >>> condition_name("history_action"), condition_name("scene")
+        ('action', 'scene')
+    """
+    return column.removeprefix("history_") or column

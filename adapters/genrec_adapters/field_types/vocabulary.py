@@ -12,7 +12,7 @@ from typing import Protocol
 import polars as pl
 
 from genrec_adapters.field_types.base import Fitted
-from genrec_adapters.field_types.configs import IdConfig
+from genrec_adapters.field_types.configs import ValuesConfig
 from genrec_adapters.field_types.hashing import bucket
 from genrec_registry import FieldState
 
@@ -154,7 +154,7 @@ class HashIds:
         return bucket(texts, self._num_buckets, first=self._first, seed=self._seed).fill_null(OOV)
 
 
-def ids_for(config: IdConfig, tables: Mapping[str, pl.DataFrame], *, first: int = OOV + 1) -> Ids:
+def ids_for(config: ValuesConfig, tables: Mapping[str, pl.DataFrame], *, first: int = OOV + 1) -> Ids:
     """The ids that a config asks for.
 
     Args:

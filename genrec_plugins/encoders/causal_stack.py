@@ -1,0 +1,237 @@
+"""The causal transformer that LUM and generative retrieval stand on: pre-norm, RMSNorm, SwiGLU, RoPE.
+
+- tokens of all rows stay one flat ``[T, h]``; only attention knows where rows begin (:mod:`.varlen`)
+- ``prefill`` keeps keys and values, ``extend`` hangs any number of suffixes on them (:mod:`.suffixes`)
+- nothing is a buffer: RoPE's angles are made once a forward, so a meta-device build needs no repair
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from genrec_plugins.encoders.suffixes import Suffixes
+from genrec_plugins.encoders.varlen import How, Layout, causal_attention
+from genrec_registry import ModelError
+
+Positions = Literal["rope", "learned"]
+
+
+class ScaledLinear(nn.Linear):
+    """A linear map without bias, drawn from N(0, scale^2 / in).
+
+    Args:
+        in_features: width of the input.
+        out_features: width of the output.
+        scale: 1 keeps the input's variance; a residual branch begins smaller.
+
+    Example::
+
+        >>> ScaledLinear(4, 6, scale=0.0)(torch.ones(2, 4)).abs().max().item()
+        0.0
+    """
+
+    def __init__(self, in_features: int, out_features: int, scale: float = 1.0) -> None:
+        self.scale = scale
+        super().__init__(in_features, out_features, bias=False)
+
+    def reset_parameters(self) -> None:
+        """Draw the matrix."""
+        nn.init.normal_(self.weight, std=self.scale / math.sqrt(self.in_features))
+
+
+def rotate(heads: Tensor, positions: Tensor, base: float = 10_000.0) -> Tensor:
+    """Rotary position embedding (RoFormer, arXiv 2104.09864, equation 34): turn pair i by ``position * base^(-2i/d)``.
+
+    Args:
+        heads: ``[..., H, d]`` with an even d; feature i is paired with ``i + d/2``.
+        positions: ``[...]``.
+        base: of the angles' wave lengths.
+
+    Example::
+
+        >>> q, k = torch.randn(2, 1, 1, 8)
+        >>> here, there = torch.tensor([3]), torch.tensor([7])
+        >>> score = (rotate(q, here) * rotate(k, there)).sum()
+        >>> torch.allclose(score, (rotate(q, here + 5) * rotate(k, there + 5)).sum(), atol=1e-5)  # relative
+        True
+    """
+    half = heads.shape[-1] // 2
+    frequencies = base ** (-torch.arange(half, device=heads.device, dtype=torch.float32) / half)
+    angles = (positions.unsqueeze(-1) * frequencies).unsqueeze(-2)
+    cos, sin = angles.cos().to(heads.dtype), angles.sin().to(heads.dtype)
+    first, second = heads[..., :half], heads[..., half:]
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """What :meth:`CausalStack.extend` needs of a prefix.
+
+    Args:
+        offsets: ``[B + 1]`` of the prefixes' tokens.
+        keys: flat ``[T, H, d]`` a layer, already rotated.
+        values: flat ``[T, H, d]`` a layer.
+    """
+
+    offsets: Tensor
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+
+
+class Block(nn.Module):
+    """One pre-norm block: ``x + Attn(norm(x))``, then ``x + SwiGLU(norm(x))``.
+
+    Args:
+        hidden: h.
+        heads: H.
+        ffn: hidden width of the FFN, in h.
+        dropout: on both branches.
+        branch_scale: initial scale of the matrices that end a branch.
+
+    Example::
+
+        >>> block = Block(hidden=8, heads=2, ffn=2.0, dropout=0.0, branch_scale=1.0)
+        >>> [part.shape for part in block.heads_of(torch.randn(5, 8), None)]
+        [torch.Size([5, 2, 4]), torch.Size([5, 2, 4]), torch.Size([5, 2, 4])]
+    """
+
+    def __init__(self, hidden: int, heads: int, ffn: float, dropout: float, branch_scale: float) -> None:
+        super().__init__()
+        inner = max(1, round(ffn * hidden))
+        self.heads = heads
+        self.attention_norm = nn.RMSNorm(hidden, eps=1e-6)
+        self.qkv = ScaledLinear(hidden, 3 * hidden)
+        self.mix = ScaledLinear(hidden, hidden, branch_scale)
+        self.ffn_norm = nn.RMSNorm(hidden, eps=1e-6)
+        self.gate_up = ScaledLinear(hidden, 2 * inner)
+        self.down = ScaledLinear(inner, hidden, branch_scale)
+        self.dropout = nn.Dropout(dropout)
+
+    def heads_of(self, tokens: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values ``[..., H, d]`` of tokens ``[..., h]``; rotated if there are positions."""
+        qkv = self.qkv(self.attention_norm(tokens)).unflatten(-1, (3, self.heads, -1))
+        query, key, value = qkv.unbind(-3)
+        if positions is not None:
+            query, key = rotate(query, positions), rotate(key, positions)
+        return query, key, value
+
+    def finish(self, tokens: Tensor, attended: Tensor) -> Tensor:
+        """Add what attention found ``[..., H, d]`` to the tokens ``[..., h]``, and the FFN's part."""
+        tokens = tokens + self.dropout(self.mix(attended.flatten(-2)))
+        gate, up = self.gate_up(self.ffn_norm(tokens)).chunk(2, dim=-1)
+        return tokens + self.dropout(self.down(nn.functional.silu(gate) * up))
+
+
+class CausalStack(nn.Module):
+    """A stack of causal blocks over the rows of a jagged batch, with a norm at the end.
+
+    Args:
+        hidden: h.
+        layers: blocks.
+        heads: H; must divide h (into an even width, if positions are ``"rope"``).
+        ffn: hidden width of the FFN, in h.
+        positions: ``"rope"``, or ``"learned"``: one vector a position.
+        max_length: tokens of the longest row, suffix included; needed for learned positions.
+        dropout: on every branch.
+        attention: how rows are laid out, see :mod:`.varlen`.
+
+    Raises:
+        ModelError: widths do not go together; or a row is longer than the learned positions.
+
+    Example::
+
+        >>> stack = CausalStack(hidden=8, layers=2, heads=2).eval()
+        >>> tokens, offsets = torch.randn(5, 8), torch.tensor([0, 2, 5])
+        >>> out, cache = stack.prefill(tokens, offsets)
+        >>> suffix = torch.randn(1, 1, 8)  # one token, behind the whole second row
+        >>> found = stack.extend(suffix, row=torch.tensor([1]), prefix=torch.tensor([3]), cache=cache)
+        >>> expected = stack(torch.cat([tokens, suffix[0]]), torch.tensor([0, 2, 6]))
+        >>> torch.allclose(out, expected[:5], atol=1e-5), torch.allclose(found[0], expected[5:], atol=1e-5)
+        (True, True)
+    """
+
+    def __init__(
+        self,
+        hidden: int,
+        layers: int = 2,
+        heads: int = 2,
+        ffn: float = 8 / 3,
+        positions: Positions = "rope",
+        max_length: int = 0,
+        dropout: float = 0.0,
+        attention: How = "bucketed",
+    ) -> None:
+        super().__init__()
+        if hidden % heads or (positions == "rope" and hidden // heads % 2):
+            even = " into an even width (for RoPE)" if positions == "rope" else ""
+            raise ModelError(f"hidden {hidden} cannot be split by heads {heads}{even}; change one of them")
+        if positions == "learned" and max_length < 1:
+            raise ModelError(f"max_length is {max_length}; learned positions need the length of the longest row")
+        self.hidden = hidden
+        self.attention = attention
+        self.position = nn.Parameter(torch.empty(max_length, hidden)) if positions == "learned" else None
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(Block(hidden, heads, ffn, dropout, (2 * layers) ** -0.5) for _ in range(layers))
+        self.norm = nn.RMSNorm(hidden, eps=1e-6)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the learned positions from N(0, 0.02); 0.02 is the standard deviation."""
+        if self.position is not None:
+            nn.init.normal_(self.position, std=0.02)
+
+    def forward(self, tokens: Tensor, offsets: Tensor) -> Tensor:
+        """Outputs ``[T, h]`` of tokens ``[T, h]`` in rows ``offsets [B + 1]``; each sees its row up to itself."""
+        return self.prefill(tokens, offsets)[0]
+
+    def prefill(self, tokens: Tensor, offsets: Tensor) -> tuple[Tensor, Cache]:
+        """As :meth:`forward`, and what later :meth:`extend` calls need."""
+        layout = Layout(offsets, self.attention)
+        tokens = self._placed(tokens, layout.positions, layout.max_length)
+        rotary = layout.positions if self.position is None else None
+        keys, values = [], []
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            query, key, value = block.heads_of(tokens, rotary)
+            tokens = block.finish(tokens, causal_attention(query, key, value, layout))
+            keys.append(key)
+            values.append(value)
+        return self.norm(tokens), Cache(layout.offsets, tuple(keys), tuple(values))
+
+    def extend(self, suffix: Tensor, row: Tensor, prefix: Tensor, cache: Cache) -> Tensor:
+        """Outputs of M suffixes, each as if it alone stood behind its prefix.
+
+        Args:
+            suffix: ``[M, t, h]``.
+            row: ``[M]`` row of the prefill it continues.
+            prefix: ``[M]`` tokens of that row it sees; its own positions begin there.
+            cache: of :meth:`prefill`.
+
+        Returns:
+            ``[M, t, h]``.
+        """
+        count, size, _ = suffix.shape
+        positions = prefix.unsqueeze(1) + torch.arange(size, device=prefix.device)
+        longest = int(prefix.max()) + size if count else 0
+        tokens = self._placed(suffix, positions, longest)
+        rotary = positions if self.position is None else None
+        suffixes = Suffixes(cache.offsets, row, prefix)
+        for block, keys, values in zip(self.blocks, cache.keys, cache.values, strict=True):
+            assert isinstance(block, Block)
+            attended = suffixes.attend(*block.heads_of(tokens, rotary), keys, values)
+            tokens = block.finish(tokens, attended)
+        return self.norm(tokens)
+
+    def _placed(self, tokens: Tensor, positions: Tensor, longest: int) -> Tensor:
+        """Tokens with their learned positions, if there are any, after dropout."""
+        if self.position is not None:
+            if longest > len(self.position):
+                raise ModelError(
+                    f"a row has {longest} tokens, but there are learned positions for {len(self.position)}; "
+                    "raise max_length, or take positions 'rope'"
+                )
+            tokens = tokens + self.position[positions]
+        return self.dropout(tokens)

@@ -209,17 +209,10 @@ def parse_run(source: YamlSource | str | Mapping[str, Any], overrides: dict[str,
         source = parse_yaml(source)
     elif not isinstance(source, YamlSource):
         source = YamlSource("run", dict(source), {})
-    data = dict(source.data)
-    for key, value in (overrides or {}).items():
-        _set(data, key, parse_yaml(f"value: {value}", name=f"--set {key}").data["value"])
-    plugins = explain(PluginsConfig, data.get("plugins") or {}, source=None, where=f"{source.name}: plugins")
-    if plugins.prefer or plugins.disable:
-        disabled = [*plugins.disable, *os.environ.get("GENREC_DISABLE_PLUGINS", "").split(",")]
-        registry = Registry(prefer=plugins.prefer, disabled=disabled)
-        model = run_config_model(registry)
-    else:
-        registry = default_registry()
-        model = _default_model()
+    # names become mappings first, so that a key inside `interaction: fat` can be set
+    data = apply_overrides(_name_types(source.data), overrides)
+    registry = registry_of(data, source.name)
+    model = _default_model() if registry is default_registry() else run_config_model(registry)
     return LoadedRun(config=explain(model, _name_types(data), source=source), registry=registry)
 
 
@@ -236,6 +229,37 @@ def parse_overrides(pairs: Sequence[str] | None) -> dict[str, str]:
             raise ConfigError(f"--set {pair}: expected KEY=VALUE, as train.epochs=2")
         overrides[key.strip()] = value
     return overrides
+
+
+def registry_of(data: Mapping[str, Any], name: str) -> Registry:
+    """The registry that a file's ``plugins`` section asks for; the default one where there is none.
+
+    Args:
+        data: the file's data.
+        name: of the file, for messages.
+    """
+    plugins = explain(PluginsConfig, data.get("plugins") or {}, source=None, where=f"{name}: plugins")
+    if not (plugins.prefer or plugins.disable):
+        return default_registry()
+    disabled = [*plugins.disable, *os.environ.get("GENREC_DISABLE_PLUGINS", "").split(",")]
+    return Registry(prefer=plugins.prefer, disabled=disabled)
+
+
+def apply_overrides(data: Mapping[str, Any], overrides: dict[str, str] | None) -> dict[str, Any]:
+    """A copy of a file's data with ``dotted.key -> YAML value`` set on top.
+
+    Example::
+
+        >>> apply_overrides({"train": {"epochs": 1, "lr": 0.1}}, {"train.epochs": "2"})
+        {'train': {'epochs': 2, 'lr': 0.1}}
+
+    Raises:
+        ConfigError: a value is no YAML, or a key goes through something that is no mapping.
+    """
+    data = dict(data)
+    for key, value in (overrides or {}).items():
+        _set(data, key, parse_yaml(f"value: {value}", name=f"--set {key}").data["value"])
+    return data
 
 
 def _name_types(data: dict[str, Any]) -> dict[str, Any]:

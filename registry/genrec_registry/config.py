@@ -70,12 +70,13 @@ def tagged_config(registry: Registry, component: Component) -> type[BaseModel]:
     )
 
 
-def config_union(registry: Registry, kind: str) -> tuple[Any, list[PluginFailure]]:
+def config_union(registry: Registry, kind: str, *, capability: str | None = None) -> tuple[Any, list[PluginFailure]]:
     """An annotated discriminated union over every usable config of a kind, for use as a pydantic field type.
 
     Args:
         registry: where the components come from.
         kind: which kind.
+        capability: leave out components without it; None takes all.
 
     Returns:
         The union, and the components left out because their config is broken.
@@ -88,13 +89,16 @@ def config_union(registry: Registry, kind: str) -> tuple[Any, list[PluginFailure
     models: list[Any] = []
     failures: list[PluginFailure] = []
     for component in registry.components(kind):
+        if capability is not None and capability not in component.record.capabilities:
+            continue
         try:
             models.append(tagged_config(registry, component))
         except Exception as error:  # a plugin's config module may raise anything
             label = f"{component.distribution}:{component.plugin}"
             failures.append(PluginFailure(plugin=label, reason=f"{component.name}: {error}"))
     if not models:
-        raise ConfigError(f"no usable {kind} is installed; run 'genrec plugins doctor'")
+        wanted = f" with the capability '{capability}'" if capability else ""
+        raise ConfigError(f"no usable {kind}{wanted} is installed; run 'genrec plugins doctor'")
     if len(models) == 1:
         return models[0], failures
     return Annotated[reduce(or_, models), Field(discriminator="type")], failures

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,12 +53,28 @@ def parquet(folder: Path, *, bad: bool = False) -> dict[str, Any]:
     return {"path": str(folder / "t.parquet"), "label": "y"}
 
 
+def movielens(folder: Path, *, bad: bool = False) -> dict[str, Any]:
+    rows = [f"{user},{item},{1 + item / 2},{item % 3}" for user in (1, 2) for item in range(1, 9)]
+    lines = ["userId,movieId,rating,timestamp", *rows, *["1,2,good,7"] * bad]
+    (folder / "ratings.csv").write_text("\n".join(lines) + "\n")
+    (folder / "movies.csv").write_text("movieId,title,genres\n1,Heat (1995),Action|Crime\n2,Up,Drama\n")
+    return {"path": str(folder)}
+
+
+def amazon(folder: Path, *, bad: bool = False) -> dict[str, Any]:
+    users = {"u": [4, 2, 7], "v": [2, 5], **({"w": 3} if bad else {})}
+    (folder / "inter.json.gz").write_bytes(gzip.compress(json.dumps(users).encode()))
+    return {"path": str(folder / "inter.json.gz"), "negatives": 1}
+
+
 MAKERS: dict[str, Callable[..., dict[str, Any]]] = {
     "criteo-kaggle": kaggle,
     "criteo-1tb": terabyte,
     "avazu": avazu,
     "csv": table,
     "parquet": parquet,
+    "movielens": movielens,
+    "amazon-reviews": amazon,
 }
 
 

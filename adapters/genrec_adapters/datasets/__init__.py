@@ -43,4 +43,21 @@ RECORDS = (
         summary="any delimited text file with a 0/1 label",
         since="0.1",
     ),
+    DatasetRecord(
+        name="movielens",
+        config=f"{_HERE}.behaviour_configs:MovieLensConfig",
+        factory=f"{_HERE}.movielens:MovieLens",
+        summary="MovieLens ratings with their users' histories: RecBole's atomic files, or as GroupLens publishes them",
+        capabilities=frozenset({"events"}),
+        since="0.2",
+    ),
+    DatasetRecord(
+        name="amazon-reviews",
+        config=f"{_HERE}.behaviour_configs:AmazonReviewsConfig",
+        factory=f"{_HERE}.amazon_reviews:AmazonReviews",
+        summary="Amazon reviews: user -> items JSON, reviews as JSON lines, MiniOneRec's CSVs",
+        aliases=("amazon",),
+        capabilities=frozenset({"events"}),
+        since="0.2",
+    ),
 )

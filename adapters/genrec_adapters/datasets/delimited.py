@@ -8,7 +8,7 @@ and casts, the label is compared with 0 and 1. Only where a check fails is the b
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -29,7 +29,7 @@ class TextFormat:
     """How the lines of a file are to be read.
 
     Args:
-        label: label column; comes first in the chunks, as Int8.
+        label: label column; comes first in the chunks, as Int8. Empty for a table without one.
         features: feature columns, in the order of the chunks.
         names: all columns in file order, for a file without header; None where the first line has the names.
         separator: one character.
@@ -38,6 +38,9 @@ class TextFormat:
         floats: columns to read as Float64.
         null_values: words that mean missing, beside the empty string.
         renames: header name -> column name.
+        required: columns whose missing values make a bad row; floats among them must be finite.
+        normalise: what to do to a block of lines first, for separators of several bytes and for other encodings; it
+            must keep the lines.
     """
 
     label: str
@@ -49,6 +52,13 @@ class TextFormat:
     floats: frozenset[str] = frozenset()
     null_values: tuple[str, ...] = ()
     renames: Mapping[str, str] = field(default_factory=dict)
+    required: frozenset[str] = frozenset()
+    normalise: Callable[[bytes], bytes] | None = None
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Columns of the chunks, in order."""
+        return (self.label, *self.features) if self.label else self.features
 
 
 def scan_text(
@@ -71,6 +81,7 @@ def scan_text(
     try:
         for whole in read_blocks(path):
             block = whole.replace(b"\r\n", b"\n") if b"\r" in whole else whole
+            block = layout.normalise(block) if layout.normalise else block
             if parser is None:
                 names = layout.names
                 if names is None:
@@ -134,7 +145,7 @@ def read_header(line: bytes, path: str, layout: TextFormat, *, check: bool = Tru
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError(f"{path}: header has the column '{twice[0]}' twice, expected distinct names; rename one")
-    for name in (layout.label, *layout.features) if check else ():
+    for name in layout.kept if check else ():
         if name not in names:
             raise DataError(f"{path}: header has no column '{name}'{did_you_mean(name, names[:60])}")
     return names
@@ -145,7 +156,7 @@ class _BlockParser:
 
     def __init__(self, path: str, names: Sequence[str], layout: TextFormat, policy: ErrorPolicy) -> None:
         self.path, self.names, self.layout, self.policy = path, tuple(names), layout, policy
-        self.kept = [layout.label, *layout.features]
+        self.kept = list(layout.kept)
         self.separator, self.quote = layout.separator.encode(), (layout.quote or "").encode()
         types: dict[str, _Type] = dict.fromkeys(layout.integers, pl.Int64)
         types |= dict.fromkeys(layout.floats, pl.Float64)
@@ -159,7 +170,7 @@ class _BlockParser:
             try:
                 frame = self._read(block, self.text | self.types)
                 label = self._label(frame)
-                if label.null_count() == 0:
+                if all(column.null_count() == 0 for column in label) and not self._missing(frame):
                     return frame.with_columns(label)
             except pl.exceptions.PolarsError:
                 pass  # the careful path below says what is wrong
@@ -215,8 +226,14 @@ class _BlockParser:
         missing = ["", *self.layout.null_values]
         return pl.DataFrame(text).with_columns(pl.when(~pl.all().is_in(missing)).then(pl.all()))
 
-    def _label(self, frame: pl.DataFrame) -> pl.Series:
-        return frame[self.layout.label].replace_strict(_LABELS, default=None, return_dtype=pl.Int8)
+    def _label(self, frame: pl.DataFrame) -> list[pl.Series]:
+        """The label column as 0, 1 or null; nothing where the table has none."""
+        names = [self.layout.label] if self.layout.label else []
+        return [frame[name].replace_strict(_LABELS, default=None, return_dtype=pl.Int8) for name in names]
+
+    def _missing(self, frame: pl.DataFrame) -> bool:
+        """Whether a required value is missing, or not finite."""
+        return any(bool(_is_missing(frame[name]).any()) for name in self.layout.required)
 
     def _careful(self, block: bytes, first_row: int, quoted: bool) -> pl.DataFrame:
         faults: dict[int, tuple[str, str]] = {}
@@ -287,25 +304,35 @@ class _BlockParser:
         self, frame: pl.DataFrame, rows: Sequence[int], faults: dict[int, tuple[str, str]]
     ) -> pl.DataFrame:
         """Cast numbers and label; rows that do not cast are reported in order, with ``faults``, and left out."""
-        columns = [self._label(frame)]
-        bad = columns[0].is_null()
-        found = {self.layout.label: "0 or 1"}
-        masks = {self.layout.label: bad}
+        columns = self._label(frame)
+        found = {column.name: "0 or 1" for column in columns}
+        masks = {column.name: column.is_null() for column in columns}
         for name, dtype in self.types.items():
             text = frame[name].str.strip_chars(" ").replace("", None)
             number = _to_number(text, dtype)
             masks[name] = number.is_null() & text.is_not_null()
             found[name] = "an integer" if dtype == pl.Int64 else "a number"
-            bad = bad | masks[name]
             columns.append(number)
+        numbers = {column.name: column for column in columns}
+        for name in (name for name in self.layout.features if name in self.layout.required):
+            missing = _is_missing(numbers.get(name, frame[name]))
+            masks[name] = masks[name] | missing if name in masks else missing
+            found.setdefault(name, "a value")
+        bad = pl.Series([False]).new_from_index(0, frame.height)
+        for mask in masks.values():
+            bad = bad | mask
         for index in bad.arg_true().to_list():
             column = next(name for name in masks if masks[name][index])
             value = frame[column][index]
-            shown = "an empty value" if value is None else repr(value[:_SHOWN])
+            shown = repr(value[:_SHOWN]) if value else "an empty value"
             faults[rows[index]] = (column, f"found {shown}, expected {found[column]}")
         for row in sorted(faults):
             self.policy.bad_row(self.path, row, *faults[row])
         return frame.with_columns(columns).filter(~bad)
+
+
+def _is_missing(column: pl.Series) -> pl.Series:
+    return ~column.is_finite().fill_null(False) if column.dtype == pl.Float64 else column.is_null()
 
 
 def _to_number(text: pl.Series, dtype: type[pl.DataType]) -> pl.Series:

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from genrec_plugins.encoders.positions import PositionTable, rotate
 from genrec_plugins.encoders.suffixes import Suffixes
 from genrec_plugins.encoders.varlen import How, Layout, causal_attention
 from genrec_registry import ModelError
@@ -40,30 +41,6 @@ class ScaledLinear(nn.Linear):
     def reset_parameters(self) -> None:
         """Draw the matrix."""
         nn.init.normal_(self.weight, std=self.scale / math.sqrt(self.in_features))
-
-
-def rotate(heads: Tensor, positions: Tensor, base: float = 10_000.0) -> Tensor:
-    """Rotary position embedding (RoFormer, arXiv 2104.09864, equation 34): turn pair i by ``position * base^(-2i/d)``.
-
-    Args:
-        heads: ``[..., H, d]`` with an even d; feature i is paired with ``i + d/2``.
-        positions: ``[...]``.
-        base: of the angles' wave lengths.
-
-    Example::
-
-        >>> q, k = torch.randn(2, 1, 1, 8)
-        >>> here, there = torch.tensor([3]), torch.tensor([7])
-        >>> score = (rotate(q, here) * rotate(k, there)).sum()
-        >>> torch.allclose(score, (rotate(q, here + 5) * rotate(k, there + 5)).sum(), atol=1e-5)  # relative
-        True
-    """
-    half = heads.shape[-1] // 2
-    frequencies = base ** (-torch.arange(half, device=heads.device, dtype=torch.float32) / half)
-    angles = (positions.unsqueeze(-1) * frequencies).unsqueeze(-2)
-    cos, sin = angles.cos().to(heads.dtype), angles.sin().to(heads.dtype)
-    first, second = heads[..., :half], heads[..., half:]
-    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
 
 
 @dataclass(frozen=True)
@@ -172,16 +149,10 @@ class CausalStack(nn.Module):
             raise ModelError(f"max_length is {max_length}; learned positions need the length of the longest row")
         self.hidden = hidden
         self.attention = attention
-        self.position = nn.Parameter(torch.empty(max_length, hidden)) if positions == "learned" else None
+        self.position = PositionTable(max_length, hidden) if positions == "learned" else None
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(hidden, heads, ffn, dropout, (2 * layers) ** -0.5) for _ in range(layers))
         self.norm = nn.RMSNorm(hidden, eps=1e-6)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw the learned positions from N(0, 0.02); 0.02 is the standard deviation."""
-        if self.position is not None:
-            nn.init.normal_(self.position, std=0.02)
 
     def forward(self, tokens: Tensor, offsets: Tensor) -> Tensor:
         """Outputs ``[T, h]`` of tokens ``[T, h]`` in rows ``offsets [B + 1]``; each sees its row up to itself."""
@@ -228,10 +199,5 @@ class CausalStack(nn.Module):
     def _placed(self, tokens: Tensor, positions: Tensor, longest: int) -> Tensor:
         """Tokens with their learned positions, if there are any, after dropout."""
         if self.position is not None:
-            if longest > len(self.position):
-                raise ModelError(
-                    f"a row has {longest} tokens, but there are learned positions for {len(self.position)}; "
-                    "raise max_length, or take positions 'rope'"
-                )
-            tokens = tokens + self.position[positions]
+            tokens = tokens + self.position(positions, longest)
         return self.dropout(tokens)

@@ -40,3 +40,35 @@ class LumConfig(Config):
             even = " into an even width, which RoPE needs" if self.positions == "rope" else ""
             raise ValueError(f"hidden {self.hidden} cannot be split by num_heads {self.num_heads}{even}; change one")
         return self
+
+
+class HstuConfig(Config):
+    """Hierarchical Sequential Transduction Units (arXiv 2402.17152)."""
+
+    hidden: PositiveInt | None = Field(None, description="h, width of a token; null: D, items as they are looked up")
+    num_layers: PositiveInt = Field(2, description="blocks")
+    num_heads: PositiveInt = Field(2, description="attention heads; must divide the width")
+    dropout: Rate = Field(0.2, description="on tokens and on what each block's gate lets through")
+    attention: Attention = Field("bucketed", description=ATTENTION)
+
+
+class SasRecConfig(Config):
+    """Self-attentive sequential recommendation (arXiv 1808.09781)."""
+
+    hidden: PositiveInt | None = Field(None, description="h, width of a token; null: D, items as they are looked up")
+    num_layers: PositiveInt = Field(2, description="blocks")
+    num_heads: PositiveInt = Field(1, description="attention heads; must divide the width")
+    dropout: Rate = Field(0.2, description="on tokens, branches and attention weights")
+    attention: Attention = Field("bucketed", description=ATTENTION)
+
+
+class MeanPoolConfig(Config):
+    """The mean of the events' vectors; nothing to set."""
+
+
+class DinConfig(Config):
+    """Deep Interest Network (arXiv 1706.06978)."""
+
+    hidden_sizes: tuple[PositiveInt, ...] = Field(
+        (64, 16), description="hidden layers of the network that weighs an event against the target"
+    )

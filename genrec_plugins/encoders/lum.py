@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torchrec import JaggedTensor
 
-from genrec_plugins.encoders.causal_stack import CausalStack, ScaledLinear
+from genrec_plugins.encoders.causal_stack import CausalStack
 from genrec_plugins.encoders.configs import LumConfig
-from genrec_plugins.encoders.tokens import TokenEncoder, offsets_of, values_of
+from genrec_plugins.encoders.tokens import TokenEncoder, offsets_of, output_map, values_of
 from genrec_registry import EncoderContext
 
 
@@ -16,8 +16,8 @@ class Lum(nn.Module):
     """Two tokens an event, condition then item, under a causal transformer; what stands at a condition answers it.
 
     The tokens of a row are ``c_1, i_1, c_2, i_2, ...``. The output at ``c_l`` stands for the item that comes under
-    condition ``c_l``, and is compared with that item's token ``e_l^i``: both go through one last linear map to width
-    D, ``sim(W o_l^c, W e_l^i)``, so that an item is represented once, in the history and as a candidate.
+    condition ``c_l``, and is compared with that item's token ``e_l^i``. An item is represented once, in the history
+    and as a candidate; where h is not D, both sides of the comparison go through one linear map to width D.
 
     Source: arXiv 2502.08309: token encoder and next-condition-item prediction (step 1), group query (step 2).
 
@@ -62,7 +62,7 @@ class Lum(nn.Module):
             dropout=config.dropout,
             attention=config.attention,
         )
-        self.out = ScaledLinear(config.hidden, context.embedding_dim)
+        self.out = output_map(config.hidden, context.embedding_dim)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -79,7 +79,7 @@ class Lum(nn.Module):
             target: not looked at.
         """
         del target
-        lengths = torch.diff(offsets_of(events, self.context.item_features))
+        lengths = torch.diff(offsets_of(events, self.context))
         number = len(self.queries)
         rows = torch.arange(len(lengths), device=lengths.device).repeat_interleave(number)
         asked = self.queries.repeat(len(lengths), 1)
@@ -120,7 +120,7 @@ class Lum(nn.Module):
         items = self.item(values_of(events, self.context.item_features))
         conditions = self._condition_tokens(values_of(events, self.context.condition_features), len(items))
         tokens = torch.stack([conditions, items], dim=1).flatten(0, 1)
-        return tokens, 2 * offsets_of(events, self.context.item_features)
+        return tokens, 2 * offsets_of(events, self.context)
 
     def _condition_tokens(self, conditions: Mapping[str, Tensor], number: int) -> Tensor:
         """``[number, h]``."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torchrec import JaggedTensor
 
 from genrec_plugins.encoders.causal_stack import ScaledLinear
+from genrec_registry import EncoderContext
 
 
 class TokenEncoder(nn.Module):
@@ -15,35 +16,81 @@ class TokenEncoder(nn.Module):
     Args:
         features: names of the features, in order.
         feature_dim: E.
-        hidden: h.
+        width: of the token.
+        plain: let a single feature that has the token's width be the token itself, without a projection.
 
     Example::
 
-        >>> encode = TokenEncoder(("item", "genre"), feature_dim=4, hidden=8)
+        >>> encode = TokenEncoder(("item", "genre"), feature_dim=4, width=8)
         >>> encode({"item": torch.randn(5, 4), "genre": torch.randn(5, 4)}).shape
         torch.Size([5, 8])
     """
 
-    def __init__(self, features: Sequence[str], feature_dim: int, hidden: int) -> None:
+    def __init__(self, features: Sequence[str], feature_dim: int, width: int, plain: bool = False) -> None:
         super().__init__()
         self.features = tuple(features)
-        self.project = ScaledLinear(len(self.features) * feature_dim, hidden)
+        wide = len(self.features) * feature_dim
+        self.project = nn.Identity() if plain and wide == width else ScaledLinear(wide, width)
 
     def forward(self, embeddings: Mapping[str, Tensor]) -> Tensor:
-        """``[N, h]`` of ``[N, E]`` by feature name."""
-        return self.project(torch.cat([embeddings[name] for name in self.features], dim=-1))
+        """``[N, width]`` of ``[N, E]`` by feature name."""
+        tokens: Tensor = self.project(torch.cat([embeddings[name] for name in self.features], dim=-1))
+        return tokens
 
 
-def offsets_of(events: Mapping[str, JaggedTensor], features: Sequence[str]) -> Tensor:
+class EventEncoder(nn.Module):
+    """One token an event: its item's, plus its condition's if there are condition features.
+
+    Args:
+        context: feature names and E.
+        width: of the token.
+
+    Example::
+
+        >>> context = EncoderContext(
+        ...     embedding_dim=4, feature_dim=4, max_length=3, item_features=("item",), condition_features=("action",)
+        ... )
+        >>> jagged = lambda: JaggedTensor(torch.randn(5, 4), lengths=torch.tensor([2, 0, 3]))
+        >>> EventEncoder(context, width=8)({"item": jagged(), "action": jagged()}).shape
+        torch.Size([5, 8])
+    """
+
+    def __init__(self, context: EncoderContext, width: int) -> None:
+        super().__init__()
+        self.item = TokenEncoder(context.item_features, context.feature_dim, width, plain=True)
+        self.condition = (
+            TokenEncoder(context.condition_features, context.feature_dim, width) if context.condition_features else None
+        )
+
+    def forward(self, events: Mapping[str, JaggedTensor]) -> Tensor:
+        """Flat ``[T, width]``."""
+        tokens: Tensor = self.item(values_of(events, self.item.features))
+        if self.condition is not None:
+            tokens = tokens + self.condition(values_of(events, self.condition.features))
+        return tokens
+
+
+def output_map(hidden: int, embedding_dim: int) -> nn.Module:
+    """From an encoder's own width h to D, for states and item vectors alike; nothing where h is D.
+
+    Example::
+
+        >>> output_map(8, 8), output_map(8, 4)
+        (Identity(), ScaledLinear(in_features=8, out_features=4, bias=False))
+    """
+    return nn.Identity() if hidden == embedding_dim else ScaledLinear(hidden, embedding_dim)
+
+
+def offsets_of(events: Mapping[str, JaggedTensor], context: EncoderContext) -> Tensor:
     """The common offsets ``[B + 1]`` of the events, int64.
 
     Example::
 
-        >>> events = {"item": JaggedTensor(torch.zeros(3, 4), lengths=torch.tensor([1, 0, 2]))}
-        >>> offsets_of(events, ["item"]).tolist()
+        >>> context = EncoderContext(embedding_dim=4, feature_dim=4, max_length=3, item_features=("item",))
+        >>> offsets_of({"item": JaggedTensor(torch.zeros(3, 4), lengths=torch.tensor([1, 0, 2]))}, context).tolist()
         [0, 1, 1, 3]
     """
-    return events[features[0]].offsets().long()
+    return events[context.item_features[0]].offsets().long()
 
 
 def values_of(events: Mapping[str, JaggedTensor], features: Sequence[str]) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -127,6 +128,49 @@ class CodeNgrams:
             for level in range(1, self.depth):
                 levels[:, level] += levels[:, level - 1] * self.sizes[level]
         return levels
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemNgrams:
+    """The table rows of every item of a catalogue, to be looked up by item id.
+
+    Args:
+        ids: ``[num_items, depth]``; item r's vector is the sum of the rows ``ids[r]``.
+        num_ids: rows of the table.
+
+    Example::
+
+        >>> codes = ItemCodes(items=("a", "b"), codes=np.array([[0, 3], [0, 1]], np.int32), sizes=(2, 4))
+        >>> ItemNgrams.of(codes, ["", "b", "a"]).ids.tolist()  # id 0 is the unknown item, as in a Vocabulary
+        [[0, 0], [1, 2], [1, 3]]
+    """
+
+    ids: Int32
+    num_ids: int
+
+    @classmethod
+    def of(
+        cls,
+        codes: ItemCodes,
+        items: Sequence[str],
+        *,
+        kind: Ngrams = "prefix",
+        depth: int | None = None,
+        num_buckets: int | None = None,
+        seed: int = 0,
+    ) -> Self:
+        """The n-grams of ``items``, in the order of their ids; an item without codes has id 0 in every place.
+
+        Args:
+            codes: say which n-grams there are, and which item has which.
+            items: the items by id, as ``Vocabulary.values``.
+            kind: see :meth:`CodeNgrams.of`, as the others.
+            depth: n-grams an item.
+            num_buckets: rows of a block of hashed n-grams.
+            seed: of the hash.
+        """
+        ngrams = CodeNgrams.of(codes, kind=kind, depth=depth, num_buckets=num_buckets, seed=seed)
+        return cls(ids=ngrams.ids(codes.of(items)), num_ids=ngrams.num_ids)
 
 
 def _mix(keys: Int64, seed: int) -> npt.NDArray[np.uint64]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from genrec_plugins.testing.errors import ConformanceError
-from genrec_plugins.testing.subject import call, largest_difference, random_inputs, tolerance
-from genrec_registry import InteractionContext
+from genrec_plugins.testing.subject import largest_difference, probe, tolerance
 
 Build = Callable[[], nn.Module]
 _SAMPLES = 8
@@ -62,7 +62,7 @@ def _meta_build(build: Build) -> nn.Module:
         raise ConformanceError(f"reset_parameters fails: {type(error).__name__}: {error}") from error
 
 
-def check_meta_device(build: Build, context: InteractionContext) -> None:
+def check_meta_device(build: Build, context: Any) -> None:
     """Built on the meta device and materialised by DMP's rules, the module is as good as one built normally.
 
     Args:
@@ -103,7 +103,7 @@ def check_meta_device(build: Build, context: InteractionContext) -> None:
                 "and calls reset_parameters() only on modules that own a parameter. Keep indices as Python numbers, "
                 "make them in forward, or rebuild the buffer in the reset_parameters() of such a module"
             )
-    if not torch.isfinite(call(meta[0].eval(), *random_inputs(context, 3))).all():
+    if not torch.isfinite(probe(context, meta[0].eval(), 3)).all():
         raise ConformanceError("the output after a meta-device build is not finite, though every parameter is")
 
 
@@ -125,7 +125,7 @@ def _expect_same_distribution(name: str, normal: list[nn.Parameter], meta: list[
         )
 
 
-def check_state_dict(build: Build, context: InteractionContext) -> None:
+def check_state_dict(build: Build, context: Any) -> None:
     """A second module that loads the first one's state dict computes the same.
 
     Args:
@@ -149,9 +149,8 @@ def check_state_dict(build: Build, context: InteractionContext) -> None:
         second.load_state_dict({name: value.clone() for name, value in first.state_dict().items()}, strict=True)
     except RuntimeError as error:
         raise ConformanceError(f"the state dict of one build does not load into another: {error}") from error
-    inputs = random_inputs(context, 3)
     with torch.no_grad():
-        expected, found = call(first, *inputs), call(second, *inputs)
+        expected, found = probe(context, first, 3), probe(context, second, 3)
     difference = largest_difference(found, expected)
     if difference > tolerance(expected):
         raise ConformanceError(
@@ -160,7 +159,7 @@ def check_state_dict(build: Build, context: InteractionContext) -> None:
         )
 
 
-def check_determinism(build: Build, context: InteractionContext) -> None:
+def check_determinism(build: Build, context: Any) -> None:
     """One seed, one module; one seed, one training output; one input, one eval output.
 
     Args:
@@ -181,7 +180,7 @@ def check_determinism(build: Build, context: InteractionContext) -> None:
         torch.manual_seed(3)
         module = build().train(training)
         with torch.no_grad():
-            return module.state_dict(), call(module, *random_inputs(context, 5))
+            return module.state_dict(), probe(context, module, 5)
 
     for training in (False, True):
         (state, output), (state_again, output_again) = run(training), run(training)
@@ -198,9 +197,8 @@ def check_determinism(build: Build, context: InteractionContext) -> None:
                 "the forward draws numbers outside torch's global generator, or depends on earlier calls"
             )
     module = build().eval()
-    inputs = random_inputs(context, 5)
     with torch.no_grad():
-        first, second = call(module, *inputs), call(module, *inputs)
+        first, second = probe(context, module, 5), probe(context, module, 5)
     if not torch.equal(first, second):
         raise ConformanceError(
             "two forwards in eval mode differ: use nn.Dropout (which eval mode turns off), "

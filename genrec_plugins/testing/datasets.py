@@ -11,6 +11,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from genrec_adapters.fields import build_fields
+from genrec_plugins.testing.behaviour_datasets import BehaviourChecks
 from genrec_plugins.testing.errors import ConformanceError
 from genrec_registry import DataError, DatasetRecord, ErrorPolicy, Registry, default_registry, parse_component
 from genrec_registry.contracts import SPLITS, Dataset
@@ -159,6 +160,9 @@ def dataset_suite(
 ) -> type:
     """A class of pytest tests for one dataset adapter with one config.
 
+    A dataset whose record has the capability ``"events"`` is examined as such, too: see
+    :mod:`genrec_plugins.testing.behaviour_datasets`.
+
     Args:
         component: the dataset's name as in a run's YAML, or its record.
         config: its options, or a function that writes a small input below the folder it is given and returns them.
@@ -201,4 +205,12 @@ def dataset_suite(
             folder.mkdir()
             check_skip(dataset, None if damaged is None else make(damaged, folder))
 
-    return DatasetSuite
+    record = component if isinstance(component, DatasetRecord) else None
+    found = record or (registry or default_registry()).get("dataset", str(component)).record
+    if "events" not in found.capabilities:
+        return DatasetSuite
+
+    class BehaviourSuite(BehaviourChecks, DatasetSuite):
+        pass
+
+    return BehaviourSuite

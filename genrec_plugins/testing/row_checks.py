@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
 
 from genrec_plugins.testing.errors import ConformanceError
-from genrec_plugins.testing.subject import call, largest_difference, random_inputs, tolerance
+from genrec_plugins.testing.subject import call, largest_difference, probe, random_inputs, tolerance
 from genrec_registry import InteractionContext
 
 
@@ -117,14 +118,14 @@ def check_batch_independence(module: nn.Module, context: InteractionContext, bat
 
 def check_gradients(
     module: nn.Module,
-    context: InteractionContext,
+    context: Any,
     zero_grad_at_init: Iterable[str] = (),
     draws: int = 5,
 ) -> None:
     """Every parameter takes part in every step, and at least one of several draws moves it.
 
     Args:
-        module: the interaction.
+        module: the module.
         context: what it was built for.
         zero_grad_at_init: regular expressions of parameters that get no gradient until others have left their initial
             value (behind a gate that starts at zero); they are examined after all parameters were moved a little.
@@ -151,12 +152,11 @@ def check_gradients(
         _expect_gradients(module, context, set(), draws)
 
 
-def _expect_gradients(module: nn.Module, context: InteractionContext, excused: set[str], draws: int) -> None:
+def _expect_gradients(module: nn.Module, context: Any, excused: set[str], draws: int) -> None:
     moved: set[str] = set()
     for draw in range(draws):
         module.zero_grad(set_to_none=True)
-        dense, sparse = random_inputs(context, 16, seed=draw)
-        output = call(module, dense, sparse)
+        output = probe(context, module, 16, seed=draw)
         # A random projection: the plain sum of a LayerNorm's output has no gradient.
         projection = torch.randn(output.shape, generator=torch.Generator().manual_seed(draw))
         if output.requires_grad:
@@ -166,7 +166,7 @@ def _expect_gradients(module: nn.Module, context: InteractionContext, excused: s
                 continue
             if parameter.grad is None:
                 raise ConformanceError(
-                    f"parameter '{name}' gets no gradient: forward does not use it (or detaches it). DMP's "
+                    f"parameter '{name}' gets no gradient: nothing it computes uses it (or it is detached). DMP's "
                     "data-parallel wrapper needs every parameter in every step; use it, delete it, "
                     "or set requires_grad=False"
                 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import singledispatch
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from genrec_registry import (
     InteractionContext,
     InteractionRecord,
     PluginError,
+    Record,
     Registry,
     default_registry,
     explain,
@@ -77,31 +79,61 @@ def interaction_subject(
         >>> subject.name, subject.context.embedding_dim, subject.context.token_names
         ('ffm', 8, ('dense', 'C1', 'C2', 'C3'))
     """
-    record: InteractionRecord | None = None
-    if isinstance(component, str):
-        registry = registry or default_registry()
-        found = registry.get("interaction", component)
-        if not isinstance(config, BaseModel):
-            config = parse_component(registry, "interaction", {"type": found.qualified_name, **(config or {})})
-        record = found.record  # type: ignore[assignment]
-    elif isinstance(component, InteractionRecord):
-        record = component
-        if not isinstance(config, BaseModel):
-            config = explain(record.load_config(), dict(config or {}), where=f"interaction {record.name}")
-    elif isinstance(config, Mapping):
-        raise PluginError(f"{component!r} is a factory: give it a config object instead of a mapping, or pass a record")
+    name, factory, config, record = bind("interaction", component, config, registry)
     tokens = ("dense", *(f"C{index}" for index in range(1, num_sparse_features + 1)))
-    if record is not None and record.embedding_dim is not None:
+    if isinstance(record, InteractionRecord) and record.embedding_dim is not None:
         embedding_dim = resolve(record.embedding_dim)(config, len(tokens))
     if capabilities is None:
         capabilities = record.capabilities if record is not None else frozenset()
     return Subject(
-        name=record.name if record is not None else getattr(component, "__name__", repr(component)),
-        factory=record.load_factory() if record is not None else component,  # type: ignore[arg-type]
+        name=name,
+        factory=factory,
         config=config,
         context=InteractionContext(embedding_dim=embedding_dim, token_names=tokens),
         capabilities=capabilities,
     )
+
+
+def bind(
+    kind: str,
+    component: str | Record | Callable[..., Any],
+    config: Mapping[str, Any] | BaseModel | None,
+    registry: Registry | None = None,
+) -> tuple[str, Callable[..., Any], Any, Record | None]:
+    """A component's name, factory and config, and its record if it has one.
+
+    Args:
+        kind: of the component, where it is given by name.
+        component: a registered name, a record, or a factory (a class is one).
+        config: its options: a mapping (names and records only), a config object, or nothing.
+        registry: where names are looked up; the installed plugins if None.
+
+    Raises:
+        PluginError: the name is unknown, or a factory is given a mapping.
+        ConfigError: the config is wrong.
+
+    Example::
+
+        >>> name, factory, config, record = bind("interaction", "dcn", {"num_layers": 2})
+        >>> name, factory.__name__, config.num_layers
+        ('dcn', 'DcnInteraction', 2)
+    """
+    record: Record | None = None
+    if isinstance(component, str):
+        registry = registry or default_registry()
+        found = registry.get(kind, component)
+        if not isinstance(config, BaseModel):
+            config = parse_component(registry, kind, {"type": found.qualified_name, **(config or {})})
+        record = found.record
+    elif isinstance(component, Record):
+        record = component
+        if not isinstance(config, BaseModel):
+            config = explain(record.load_config(), dict(config or {}), where=f"{record.kind} {record.name}")
+    elif isinstance(config, Mapping):
+        raise PluginError(f"{component!r} is a factory: give it a config object instead of a mapping, or pass a record")
+    else:
+        return getattr(component, "__name__", repr(component)), component, config, None
+    return record.name, record.load_factory(), config, record
 
 
 def random_inputs(context: InteractionContext, batch_size: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -140,6 +172,27 @@ def call(module: nn.Module, dense: Tensor, sparse: Tensor) -> Tensor:
     if not isinstance(output, Tensor):
         raise ConformanceError(f"forward returns {type(output).__name__}, expected one tensor [B, out_features]")
     return output
+
+
+@singledispatch
+def probe(context: Any, module: nn.Module, batch_size: int, seed: int = 0) -> Tensor:
+    """Everything that a module computes for a random batch, as one tensor.
+
+    The checks that need no more than an output work for every kind of component that teaches this function its
+    context.
+
+    Args:
+        context: what the module was built for.
+        module: the module.
+        batch_size: rows of the batch.
+        seed: of the batch.
+    """
+    raise NotImplementedError(f"no random batch is known for a {type(context).__name__}")
+
+
+@probe.register
+def _(context: InteractionContext, module: nn.Module, batch_size: int, seed: int = 0) -> Tensor:
+    return call(module, *random_inputs(context, batch_size, seed))
 
 
 def largest_difference(found: Tensor, expected: Tensor) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from genrec_adapters.prepared import Prepared
 from genrec_adapters.splits import FileSplit, assigner, parse_split
 from genrec_plugins.benchmarks.cell import Cell, run_cell
 from genrec_plugins.benchmarks.plan import interaction_runs
-from genrec_plugins.files import written_aside
+from genrec_plugins.benchmarks.store import keep, load_kept
 from genrec_plugins.profiling.flops import gemm_rate, mfu
 from genrec_plugins.training.metrics import evaluate_predictions
 from genrec_plugins.training.reporter import Quiet, Reporter
@@ -112,7 +111,7 @@ def run_bench(
                 reporter.message(f"{label}, seed {seed}")
                 cost = next((known.cost for known in cells if known.label == label), None)
                 cell = run_cell(label, run.config, prepared, run.registry, reporter, cost)
-                _save_cell(path, identity, cell)
+                keep(path, identity, cell.as_dict())
                 peak = max(peak, gemm_rate(device))  # a shared machine's best moment is its peak
             cells.append(cell)
     protocol = {
@@ -152,16 +151,11 @@ def bayes_on_test(prepared: Prepared) -> dict[str, float] | None:
 
 
 def _load_cell(path: Path, identity: str) -> Cell | None:
+    kept = load_kept(path, identity)
     try:
-        data = json.loads(path.read_text())
-        return Cell.from_dict(data["cell"]) if data["identity"] == identity else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # absent, torn or of another version: train it again
-
-
-def _save_cell(path: Path, identity: str, cell: Cell) -> None:
-    with written_aside(path) as partial:
-        partial.write_text(json.dumps({"identity": identity, "cell": cell.as_dict()}))
+        return None if kept is None else Cell.from_dict(kept)
+    except TypeError:
+        return None  # of another version: train it again
 
 
 def _summarise(cells: Sequence[Cell], peak: float) -> Row:

@@ -64,6 +64,9 @@ class TorchRecTraining(_Training):
     interaction_lr: PositiveFloat | None = Field(
         None, description="learning rate of the interaction arch alone; null: dense_lr"
     )
+    encoder_lr: PositiveFloat | None = Field(
+        None, description="learning rate of the sequence encoder alone; null: dense_lr"
+    )
     weight_decay: NonNegativeFloat = Field(0.0, description="AdamW's decay of everything else")
     lr_schedule: Literal["constant", "linear", "cosine"] = Field(
         "constant", description="how both learning rates fall to zero over the run"
@@ -98,9 +101,9 @@ TrainConfig = Annotated[TorchRecTraining | BarsTraining, Field(discriminator="pr
 
 
 class ModelConfig(Config):
-    """The DLRM: tables, dense part, interaction, over arch.
+    """The DLRM: tables, dense part, sequence encoder, interaction, over arch.
 
-    The field ``interaction`` is added from the registry by :func:`run_config_model`.
+    The fields ``interaction`` and ``encoder`` are added from the registry by :func:`run_config_model`.
     """
 
     embedding_dim: PositiveInt = Field(16, description="D, width of every table")
@@ -115,7 +118,20 @@ class ModelConfig(Config):
         (400, 400), min_length=1, description="hidden layers over the interaction"
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="after each hidden layer of the over arch")
+    encoder_dim: PositiveInt | None = Field(
+        None, description="width of the encoder's user tokens, mapped to the tables' width where it differs; null: D"
+    )
+    encoder_feature_dim: PositiveInt | None = Field(
+        None, description="E, width of the tables that the encoder reads; null: encoder_dim"
+    )
     interaction: Any
+    encoder: Any = None
+
+    @model_validator(mode="after")
+    def _widths_need_an_encoder(self) -> Self:
+        if self.encoder is None and (self.encoder_dim or self.encoder_feature_dim):
+            raise ValueError("encoder_dim and encoder_feature_dim go with an encoder; set 'encoder', or drop them")
+        return self
 
 
 class RunConfig(Config):
@@ -149,11 +165,16 @@ def run_config_model(registry: Registry) -> type[RunConfig]:
     datasets, _ = config_union(registry, "dataset")
     field_types, _ = config_union(registry, "field-type")
     interactions, _ = config_union(registry, "interaction")
+    try:
+        encoders: Any = config_union(registry, "encoder")[0] | None
+    except ConfigError:  # none is installed, and a run without a history needs none
+        encoders = None
     model = create_model(
         "ModelConfig",
         __base__=ModelConfig,
         __doc__=ModelConfig.__doc__,
         interaction=(interactions, Field(description="the interaction arch, by name")),
+        encoder=(encoders, Field(default=None, description="the encoder of the field of type behaviour, by name")),
     )
     fields: Any = dict[str, field_types] | None  # type: ignore[valid-type]
     return create_model(
@@ -268,8 +289,9 @@ def _name_types(data: dict[str, Any]) -> dict[str, Any]:
     if isinstance(data.get("dataset"), str):
         data["dataset"] = {"type": data["dataset"]}
     model = data.get("model")
-    if isinstance(model, dict) and isinstance(model.get("interaction"), str):
-        data["model"] = {**model, "interaction": {"type": model["interaction"]}}
+    if isinstance(model, dict):
+        named = {key: {"type": model[key]} for key in ("interaction", "encoder") if isinstance(model.get(key), str)}
+        data["model"] = {**model, **named}
     fields = data.get("fields")
     if isinstance(fields, dict):
         data["fields"] = {key: {"type": value} if isinstance(value, str) else value for key, value in fields.items()}

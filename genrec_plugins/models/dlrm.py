@@ -1,4 +1,4 @@
-"""A TorchRec DLRM from a config: tables from the fields, tokens from the dense features, the interaction by name."""
+"""A TorchRec DLRM from a config: tables from the fields, tokens of floats and of the history, interaction by name."""
 
 from __future__ import annotations
 
@@ -13,6 +13,13 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from genrec_plugins.models.behaviour_arch import (
+    BehaviourArch,
+    behaviour_field,
+    build_behaviour_arch,
+    create_encoder,
+    user_token_names,
+)
 from genrec_plugins.models.dense_tokens import DenseTokens, dense_token_names
 from genrec_plugins.models.over_arch import DropoutOverArch
 from genrec_registry import ConfigError, FieldSpec, InteractionContext, ModelError, Registry, SparseFeature, resolve
@@ -23,14 +30,16 @@ class FieldDLRM(DLRM):
 
     A subclass, so that TorchRec's ``DLRMTrain``, DMP and tools that look for a DLRM take it. Attributes and
     state-dict keys are DLRM's: ``sparse_arch``, ``dense_arch`` (None without dense fields), ``inter_arch``,
-    ``over_arch``. ``inter_arch`` gets the first token as ``dense_features`` and the others as ``sparse_features``.
+    ``over_arch``, and with a history ``behaviour_arch``. ``inter_arch`` gets the first token as ``dense_features`` and
+    the others as ``sparse_features``: dense tokens, then those of the tables, then the user tokens.
 
     Args:
         embedding_bag_collection: the tables, all of one width D.
         dense_tokens: ``[B, W] -> [B, F_dense, D]``, or None.
         inter_arch: any interaction over ``F_dense + F`` tokens.
         over_arch: ``[B, inter_arch.out_features] -> [B, 1]``.
-        token_names: names of the tokens, dense ones first.
+        token_names: names of the tokens in their order.
+        behaviour_arch: ``KJT -> [B, N, D]`` user tokens, or None.
     """
 
     def __init__(
@@ -40,6 +49,7 @@ class FieldDLRM(DLRM):
         inter_arch: nn.Module,
         over_arch: nn.Module,
         token_names: Sequence[str],
+        behaviour_arch: BehaviourArch | None = None,
     ) -> None:
         nn.Module.__init__(self)  # DLRM's own __init__ would build a stock interaction and over arch first
         self._cuda_graph_enabled = False
@@ -47,14 +57,33 @@ class FieldDLRM(DLRM):
         self.dense_arch = dense_tokens
         self.inter_arch = inter_arch
         self.over_arch = over_arch
+        self.behaviour_arch = behaviour_arch
         self.token_names = tuple(token_names)
 
     def forward(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> Tensor:
         """Logits ``[B, 1]`` from ``[B, W]`` floats and a KJT."""
-        tokens = self.sparse_arch(sparse_features)
+        tokens = self.looked_up(sparse_features)
         if self.dense_arch is not None:
             tokens = torch.cat([self.dense_arch(dense_features), tokens], dim=1)
         return self.over_arch(self.inter_arch(dense_features=tokens[:, 0], sparse_features=tokens[:, 1:]))
+
+    def looked_up(self, sparse_features: KeyedJaggedTensor) -> Tensor:
+        """Tokens of the tables and of the history, ``[B, F + N, D]``."""
+        tokens = self.sparse_arch(sparse_features)
+        if self.behaviour_arch is None:
+            return tokens
+        return torch.cat([tokens, self.behaviour_arch(sparse_features)], dim=1)
+
+    def tables(self) -> list[nn.Parameter]:
+        """All tables: those of the fields, then those of the history."""
+        tables = list(self.sparse_arch.embedding_bag_collection.parameters())
+        return tables if self.behaviour_arch is None else [*tables, *self.behaviour_arch.tables()]
+
+    def trained_tables(self) -> list[nn.Parameter]:
+        """The tables that training changes."""
+        arch = self.behaviour_arch
+        frozen = {id(table) for table in arch.tables()} if arch is not None and arch.tables_frozen else set()
+        return [table for table in self.tables() if id(table) not in frozen]
 
 
 class StockDLRM(FieldDLRM):
@@ -62,13 +91,16 @@ class StockDLRM(FieldDLRM):
 
     def forward(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> Tensor:
         """Logits ``[B, 1]`` from ``[B, W]`` floats and a KJT."""
-        return DLRM.forward(self, dense_features, sparse_features)
+        if self.behaviour_arch is None or self.dense_arch is None:
+            return DLRM.forward(self, dense_features, sparse_features)
+        dense, others = self.dense_arch(dense_features), self.looked_up(sparse_features)
+        return self.over_arch(self.inter_arch(dense_features=dense, sparse_features=others))
 
 
 def embedding_tables(
     fields: Sequence[FieldSpec], embedding_dim: int, init_std: float | None = None
 ) -> list[EmbeddingBagConfig]:
-    """The tables the fields ask for, in order of first use; features of one table stand together.
+    """The pooled tables the fields ask for, in order of first use; features of one table stand together.
 
     Args:
         fields: the fields.
@@ -87,6 +119,8 @@ def embedding_tables(
     tables: dict[str, list[SparseFeature]] = {}
     for field in fields:
         for feature in field.sparse:
+            if feature.pooling == "none":
+                continue
             tables.setdefault(feature.table or feature.name, []).append(feature)
     init_fn = partial(nn.init.normal_, std=init_std) if init_std is not None else None
     configs = []
@@ -134,10 +168,16 @@ def build_dlrm(
     ]  # table order is what SparseArch gives, not field order
     if not sparse_names:
         raise ConfigError("model: no field has an embedding table; a DLRM needs at least one, add a categorical field")
+    history = behaviour_field(config.encoder, fields)
     dense_names = dense_token_names(fields)
     if config.dense == "mlp" and not dense_names:
         raise ConfigError("model.dense is 'mlp' but no field is dense; declare numeric-dense fields or drop the key")
     token_names = ["dense", *sparse_names] if config.dense == "mlp" else [*dense_names, *sparse_names]
+    encoder: nn.Module | None = None
+    if history is not None:
+        with device:
+            encoder = create_encoder(config, history, registry)
+        token_names += user_token_names(history.name, encoder)
     wanted = required_embedding_dim(registry, config.interaction, len(token_names))
     embedding_dim = config.embedding_dim if wanted is None else wanted
 
@@ -151,11 +191,14 @@ def build_dlrm(
             dense_arch = DenseArch(width, [*config.dense_arch, embedding_dim], device=device)
         elif dense_names:
             dense_arch = DenseTokens(fields, embedding_dim, registry)
+        behaviour_arch: BehaviourArch | None = None
+        if history is not None and encoder is not None:
+            behaviour_arch = build_behaviour_arch(config, history, encoder, embedding_dim, device)
         context = InteractionContext(embedding_dim=embedding_dim, token_names=tuple(token_names))
         inter_arch = registry.create("interaction", config.interaction, context)
         over_arch = DropoutOverArch(inter_arch.out_features, [*config.over_arch, 1], config.dropout, device=device)
     shape = StockDLRM if config.dense == "mlp" else FieldDLRM
-    return shape(ebc, dense_arch, inter_arch, over_arch, token_names)
+    return shape(ebc, dense_arch, inter_arch, over_arch, token_names, behaviour_arch)
 
 
 def required_embedding_dim(registry: Registry, interaction: Any, num_tokens: int) -> int | None:

@@ -134,7 +134,8 @@ def _make_optimizer_state(recipe: Recipe) -> None:
     for group in groups:
         group["lr"] = 0.0
     for parameter in recipe.model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
     recipe.optimizer.step()
     recipe.optimizer.zero_grad()
     for group, rate in zip(groups, rates, strict=True):

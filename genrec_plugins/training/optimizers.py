@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchrec.models.dlrm import DLRMTrain
 
 from genrec_plugins.config import BarsTraining, TorchRecTraining
+from genrec_plugins.models import FieldDLRM
 
 
 class Recipe(Protocol):
@@ -64,27 +65,33 @@ class TorchRecRecipe:
         from genrec_plugins.training.sharding import sharding_plan
 
         self.config = config
-        ebc = train.model.sparse_arch.embedding_bag_collection
+        model: FieldDLRM = train.model
         # eps is FBGEMM's own default, given so that it does not hang on which side's default wins.
         arguments = (
             {"lr": config.embedding_lr}
             if config.embedding_optimizer == "sgd"
             else {"lr": config.embedding_lr, "eps": 1e-8}
         )
-        apply_optimizer_in_backward(_fused_class(config.embedding_optimizer), ebc.parameters(), arguments)
+        # Frozen tables get one as well, which their detached look-ups never reach: FBGEMM would else give its own.
+        apply_optimizer_in_backward(_fused_class(config.embedding_optimizer), model.tables(), arguments)
         plan, sharders, env = sharding_plan(train, device)
         dense_class = torch.optim.AdamW if config.dense_optimizer == "adamw" else torch.optim.Adam
         dense_arguments: dict[str, Any] = {}
         if config.dense_optimizer == "adamw":
             dense_arguments["weight_decay"] = config.weight_decay
         self.model = DistributedModelParallel(train, env=env, device=device, plan=plan, sharders=sharders)
-        rates = {True: config.interaction_lr or config.dense_lr, False: config.dense_lr}
-        groups: dict[bool, dict[str, nn.Parameter]] = {True: {}, False: {}}
+        rates = {
+            "inter_arch.": config.interaction_lr or config.dense_lr,
+            "behaviour_arch.": config.encoder_lr or config.dense_lr,
+            "": config.dense_lr,
+        }
+        groups: dict[str, dict[str, nn.Parameter]] = {part: {} for part in rates}
         for name, parameter in in_backward_optimizer_filter(self.model.named_parameters()):
-            groups["inter_arch." in name][name] = parameter
+            if parameter.requires_grad:
+                groups[next(part for part in rates if part in name)][name] = parameter
         dense = [
-            KeyedOptimizerWrapper(group, partial(dense_class, lr=rates[of_interaction], **dense_arguments))
-            for of_interaction, group in groups.items()
+            KeyedOptimizerWrapper(group, partial(dense_class, lr=rates[part], **dense_arguments))
+            for part, group in groups.items()
             if group
         ]
         self.optimizer = CombinedOptimizer([self.model.fused_optimizer, *dense])
@@ -126,11 +133,11 @@ class BarsRecipe:
     def __init__(self, train: DLRMTrain, config: BarsTraining, device: torch.device) -> None:
         self.config = config
         self.model = train.to(device)
-        tables = train.model.sparse_arch.embedding_bag_collection
-        self._tables = list(tables.parameters())
-        held = {id(parameter) for parameter in self._tables}
-        self._net = [parameter for parameter in train.parameters() if id(parameter) not in held]
-        self.optimizer = torch.optim.Adam(train.parameters(), lr=config.lr)
+        model: FieldDLRM = train.model
+        self._tables = model.trained_tables()
+        tables = {id(parameter) for parameter in model.tables()}
+        self._net = [p for p in train.parameters() if p.requires_grad and id(p) not in tables]
+        self.optimizer = torch.optim.Adam([*self._tables, *self._net], lr=config.lr)
 
     def penalty(self) -> Tensor | None:
         """``lambda / 2 * ||.||^2`` over the tables and, if set, over everything else."""

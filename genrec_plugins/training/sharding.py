@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 from torch import nn
+from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.embedding_types import ShardingType
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.planner import EmbeddingShardingPlanner
 from torchrec.distributed.planner.types import KernelConfig, ParameterConstraints, TopologyFactory, TrainerConfig
 from torchrec.distributed.types import ModuleSharder, ShardingEnv, ShardingPlan
-from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.modules.embedding_configs import BaseEmbeddingConfig
+from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 
 
 def ensure_process_group(device: torch.device) -> None:
@@ -26,25 +28,29 @@ def sharding_plan(
     """Plan every table of the model ``table_wise`` with the fused kernel.
 
     Args:
-        model: holds EmbeddingBagCollections.
+        model: holds EmbeddingBagCollections and EmbeddingCollections.
         device: where to train.
 
     Returns:
         The plan, the sharders and the environment that ``DistributedModelParallel`` takes.
     """
     ensure_process_group(device)
+    tables: list[BaseEmbeddingConfig] = []
+    for module in model.modules():
+        if isinstance(module, EmbeddingBagCollection):
+            tables += module.embedding_bag_configs()
+        elif isinstance(module, EmbeddingCollection):
+            tables += module.embedding_configs()
     constraints = {
         table.name: ParameterConstraints(sharding_types=[ShardingType.TABLE_WISE.value], compute_kernels=["fused"])
-        for module in model.modules()
-        if isinstance(module, EmbeddingBagCollection)
-        for table in module.embedding_bag_configs()
+        for table in tables
     }
     world_size = dist.get_world_size()
     topology = TopologyFactory.create_topology(
         TrainerConfig(world_size=world_size, local_world_size=world_size),
         kernel_config=KernelConfig(compute_device=device.type),
     )
-    sharders: list[ModuleSharder[nn.Module]] = [EmbeddingBagCollectionSharder()]
+    sharders: list[ModuleSharder[nn.Module]] = [EmbeddingBagCollectionSharder(), EmbeddingCollectionSharder()]
     plan = EmbeddingShardingPlanner(topology=topology, constraints=constraints).plan(model, sharders)
     process_group = dist.distributed_c10d._get_default_group()
     return plan, sharders, ShardingEnv.from_process_group(process_group)

@@ -20,6 +20,9 @@ from genrec_plugins.lum.beam import Found, beam_search
 from genrec_plugins.lum.prefix_tree import PrefixTree
 from genrec_registry.errors import DataError
 
+#: beams searched at once; the suffixes of all of them are in memory together
+BEAMS = 8192
+
 
 def catalogue_codes(items: Sequence[str], codes: ItemCodes) -> Tensor:
     """Codes of each catalogue row, ``[N, L]``; -1 for row 0, the unknown item.
@@ -248,27 +251,38 @@ class GenerativeLum(nn.Module):
             conditions: ``[B]`` ids by condition, under which the next item is asked for.
             width: beams; ``beam_width`` if 0.
         """
-        count = len(batch.users)
+        width = max(width or self.beam_width, k)
         tokens, offsets, _ = self.history(batch)
         _, cache = self.stack.prefill(tokens, offsets)
         lengths = torch.diff(offsets)
-        query = self.tokens.condition(conditions or {}, count)
+        query = self.tokens.condition(conditions or {}, len(batch.users))
+        seen = (batch.owners, batch.items) if exclude_seen else None
 
-        def scorer(level: int, row: Tensor, codes: Tensor) -> Tensor:
-            suffix = [query[row]] + [self.tokens.code(at, codes[:, at]) for at in range(level)]
-            states = self.stack.extend(torch.stack(suffix, dim=1), row, lengths[row], cache)
-            return self.logits(level, states[:, -1])
+        def search(start: int, count: int) -> Found:
+            def scorer(level: int, row: Tensor, codes: Tensor) -> Tensor:
+                row = row + start
+                suffix = [query[row]] + [self.tokens.code(at, codes[:, at]) for at in range(level)]
+                states = self.stack.extend(torch.stack(suffix, dim=1), row, lengths[row], cache)
+                return self.logits(level, states[:, -1])
 
-        return beam_search(
-            scorer,
-            self.tree,
-            count,
-            k=k,
-            width=max(width or self.beam_width, k),
-            renormalise=self.renormalise,
-            seen=(batch.owners, batch.items) if exclude_seen else None,
-            device=tokens.device,
-        )
+            barred = None
+            if seen is not None:
+                here = (seen[0] >= start) & (seen[0] < start + count)
+                barred = (seen[0][here] - start, seen[1][here])
+            return beam_search(
+                scorer,
+                self.tree,
+                count,
+                k=k,
+                width=width,
+                renormalise=self.renormalise,
+                seen=barred,
+                device=tokens.device,
+            )
+
+        step = max(1, BEAMS // width)
+        found = [search(at, min(step, len(query) - at)) for at in range(0, len(query), step)] or [search(0, 0)]
+        return Found(items=torch.cat([one.items for one in found]), scores=torch.cat([one.scores for one in found]))
 
     def recommend(
         self,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from genrec_adapters.item_codes import ItemCodes
+from genrec_plugins.lum import generative
 from genrec_plugins.lum.batches import SequenceBatch
 from genrec_plugins.lum.generative import GenerativeLum, catalogue_codes
 from genrec_registry.errors import DataError
@@ -129,11 +130,13 @@ def test_items_of_one_id_come_together_the_popular_one_first():
 
 
 @torch.no_grad()
-def test_a_user_gets_the_same_whoever_else_is_in_the_batch():
-    lum = model()
-    together = lum.retrieve(batch(ROWS), 5)
+@pytest.mark.parametrize("beams", [1, 12, 8192])
+def test_a_user_gets_the_same_whoever_else_is_in_the_batch(beams, monkeypatch):
+    monkeypatch.setattr(generative, "BEAMS", beams)  # 12: two users at once
+    lum = model(beam_width=6)
+    together = lum.retrieve(batch(ROWS), 5, exclude_seen=True)
     for user, row in enumerate(ROWS):
-        alone = lum.retrieve(batch([row], users=[user]), 5)
+        alone = lum.retrieve(batch([row], users=[user]), 5, exclude_seen=True)
         assert torch.equal(alone.items[0], together.items[user])
         torch.testing.assert_close(alone.scores[0], together.scores[user])
 

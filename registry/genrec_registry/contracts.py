@@ -246,7 +246,9 @@ class BehaviourDataset(Dataset, Protocol):
     """A dataset of users' events, which is also a source of CTR rows: what a factory with ``"events"`` returns.
 
     A record with the capability ``"events"`` promises this protocol. :meth:`Dataset.scan` gives one row an event, in
-    time order, with the history strictly before it; the methods here give the events themselves, to pre-train on.
+    time order (within a split, where the sources are bound to splits), with the history strictly before it: columns
+    ``user``, ``item``, ``time``, the lists ``history_item`` and ``history_<condition>``, and whatever is known before
+    the outcome. Rows beyond the events have label 0. The methods here give the events themselves, to pre-train on.
     """
 
     @property
@@ -257,7 +259,8 @@ class BehaviourDataset(Dataset, Protocol):
         """All events, sorted by user, then time, then file order.
 
         Columns: ``user`` and ``item`` (String), ``time`` (Int64: epoch seconds, or a counter where the source has no
-        clock), one String column for each of :attr:`conditions`, ``label`` (Int8: whether the user liked it).
+        clock), one String column for each of :attr:`conditions`, ``label`` (Int8: whether the user liked it); and
+        ``split`` (``train``, ``valid``, ``test``) where the source publishes one.
         """
 
     def items(self) -> pl.DataFrame:

@@ -67,6 +67,24 @@ def amazon(folder: Path, *, bad: bool = False) -> dict[str, Any]:
     return {"path": str(folder / "inter.json.gz"), "negatives": 1}
 
 
+def taobao(folder: Path, *, bad: bool = False) -> dict[str, Any]:
+    actions = ["pv", "buy", "cart", "fav"]
+    rows = [f"{user},{i % 5},{i % 2},{actions[i % 4]},{1511544070 + i // 2}" for user in (1, 2) for i in range(9)]
+    (folder / "UserBehavior.csv").write_text("\n".join([*rows, *["1,2,3,look,1511544070"] * bad]) + "\n")
+    return {"path": str(folder / "UserBehavior.csv"), "history": "positive"}
+
+
+def kuairand(folder: Path, *, bad: bool = False) -> dict[str, Any]:
+    signals = "is_click,is_like,is_follow,is_comment,is_forward,is_hate,long_view"
+    names = f"user_id,video_id,date,hourmin,time_ms,{signals},play_time_ms,duration_ms,is_rand,tab"
+    rows = [
+        f"{i % 2},{i % 5},20220411,800,{1649640000000 + 700 * i},{i % 3 % 2},0,0,0,0,0,0,9,9,0,1" for i in range(12)
+    ]
+    for name, part in (("4_08_to_4_21", rows[:6]), ("4_22_to_5_08", rows[6:] + ["0,1,1,1,late"] * bad)):
+        (folder / f"log_standard_{name}_pure.csv").write_text("\n".join([names, *part]) + "\n")
+    return {"path": str(folder)}
+
+
 MAKERS: dict[str, Callable[..., dict[str, Any]]] = {
     "criteo-kaggle": kaggle,
     "criteo-1tb": terabyte,
@@ -75,6 +93,8 @@ MAKERS: dict[str, Callable[..., dict[str, Any]]] = {
     "parquet": parquet,
     "movielens": movielens,
     "amazon-reviews": amazon,
+    "taobao-userbehavior": taobao,
+    "kuairand": kuairand,
 }
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import polars as pl
 
 from genrec_adapters.behaviour.histories import Catalogue, Histories, Int32, Vocabulary
+from genrec_adapters.behaviour.splits import EvalSet, PublishedSplit
 from genrec_adapters.item_codes import ItemCodes
 from genrec_registry.contracts import BehaviourDataset, ErrorPolicy
 from genrec_registry.errors import ConfigError, DataError, did_you_mean
@@ -58,6 +59,59 @@ def build_histories(
         >>> histories.items.tolist(), histories.lengths.tolist(), catalogue.items.values
         ([2, 1, 1], [2, 1], ('', 'a', 'b'))
     """
+    events = _events(dataset, min_item_count, max_users, positive_only, policy)
+    return _built(dataset, events, side, codes, unseen_items)
+
+
+def published_split(
+    dataset: BehaviourDataset,
+    *,
+    max_history: int | None = None,
+    side: Sequence[str] = (),
+    codes: ItemCodes | None = None,
+    unseen_items: bool = False,
+    policy: ErrorPolicy | None = None,
+) -> tuple[PublishedSplit, Histories, Catalogue, dict[str, Vocabulary]]:
+    """The split that comes with the files, beside what :func:`build_histories` gives.
+
+    A question of either set sees all of its user's earlier events, as the published rows do: those of the test set see
+    the validation targets, and earlier test targets of their user. None of these is in ``train``.
+
+    Args:
+        dataset: one whose :meth:`events` have a column ``split`` (``amazon-reviews`` with ``valid`` and ``test``).
+        max_history: events a question sees at most, the most recent; all if None.
+        side: as for :func:`build_histories`.
+        codes: likewise.
+        unseen_items: likewise.
+        policy: likewise.
+
+    Raises:
+        ConfigError: the dataset's files carry no split.
+    """
+    events = _events(dataset, 1, None, False, policy)
+    if "split" not in events.columns:
+        raise ConfigError(
+            f"{type(dataset).__name__}: its files carry no split; give dataset.valid and dataset.test, or use "
+            "leave_one_out or time_split"
+        )
+    histories, catalogue, vocabularies = _built(dataset, events, side, codes, unseen_items)
+    part = events["split"]
+    seen = np.arange(len(part))  # the events of a user before t end at t: each has a moment of its own
+    valid, test = (
+        EvalSet.of(histories, rows, seen[rows], max_history)
+        for rows in ((part == name).arg_true().to_numpy().astype(np.int64) for name in ("valid", "test"))
+    )
+    split = PublishedSplit(train=histories.select((part == "train").to_numpy()), valid=valid, test=test)
+    return split, histories, catalogue, vocabularies
+
+
+def _events(
+    dataset: BehaviourDataset,
+    min_item_count: int,
+    max_users: int | None,
+    positive_only: bool,
+    policy: ErrorPolicy | None,
+) -> pl.DataFrame:
     events = dataset.events(policy)
     if positive_only:
         events = events.filter(pl.col("label") == 1)
@@ -70,16 +124,35 @@ def build_histories(
             f"no event is left (min_item_count {min_item_count}, positive_only {positive_only}), expected some; "
             "lower the bounds"
         )
+    return events
+
+
+def _built(
+    dataset: BehaviourDataset, events: pl.DataFrame, side: Sequence[str], codes: ItemCodes | None, unseen_items: bool
+) -> Built:
     known = events["item"].unique()
     content = dataset.items() if side or unseen_items else None
     if unseen_items and content is not None:
         known = pl.concat([known, content["item"], pl.Series("item", codes.items if codes else (), dtype=pl.String)])
     catalogue, vocabularies = _catalogue(Vocabulary.of(known.to_list()), content, side, codes)
     conditions = {name: Vocabulary.of(events[name].drop_nulls().unique().to_list()) for name in dataset.conditions}
-    return _histories(events, catalogue.items, conditions), catalogue, conditions | vocabularies
+    return encode_events(events, catalogue.items, conditions), catalogue, conditions | vocabularies
 
 
-def _histories(events: pl.DataFrame, items: Vocabulary, conditions: dict[str, Vocabulary]) -> Histories:
+def encode_events(events: pl.DataFrame, items: Vocabulary, conditions: Mapping[str, Vocabulary]) -> Histories:
+    """Histories of events as :meth:`~genrec_registry.contracts.BehaviourDataset.events` gives them.
+
+    Args:
+        events: sorted by user and time.
+        items: the catalogue's items; others have id 0.
+        conditions: the vocabulary of each condition that is kept.
+
+    Example::
+
+        >>> events = pl.DataFrame({"user": ["u", "u"], "item": ["b", "?"], "time": [1, 2], "label": [1, 0]})
+        >>> encode_events(events, Vocabulary.of(["a", "b"]), {}).items.tolist()
+        [2, 0]
+    """
     users = events["user"]
     starts = (users != users.shift(1)).fill_null(True).arg_true().to_numpy()
     return Histories(

@@ -83,18 +83,26 @@ class EvalSet:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LeaveOneOut:
-    """Train on all but the last two events of a user, validate on the second last, test on the last.
+class HistorySplit:
+    """What a model learns from, and the questions it is asked.
 
     Args:
-        train: what a model learns from; the users of the histories that were split.
-        valid: one question for each user with at least three events.
-        test: likewise; its histories have the validation targets.
+        train: what a model learns from; its users are those of the histories that were split.
+        valid: questions to choose a model by.
+        test: questions to report; their histories have the validation targets.
     """
 
     train: Histories
     valid: EvalSet
     test: EvalSet
+
+
+class LeaveOneOut(HistorySplit):
+    """One question of each set for each user with at least three events."""
+
+
+class PublishedSplit(HistorySplit):
+    """Questions as the published files have them."""
 
 
 def leave_one_out(histories: Histories) -> LeaveOneOut:
@@ -132,7 +140,7 @@ def leave_one_out(histories: Histories) -> LeaveOneOut:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TimeSplit:
+class TimeSplit(HistorySplit):
     """Train on what happened before ``valid_from``; ask for what came later.
 
     Args:
@@ -143,9 +151,6 @@ class TimeSplit:
         test_from: time of the first test event.
     """
 
-    train: Histories
-    valid: EvalSet
-    test: EvalSet
     valid_from: int
     test_from: int
 

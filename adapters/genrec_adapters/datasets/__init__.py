@@ -60,4 +60,21 @@ RECORDS = (
         capabilities=frozenset({"events"}),
         since="0.2",
     ),
+    DatasetRecord(
+        name="taobao-userbehavior",
+        config=f"{_HERE}.behaviour_configs:TaobaoConfig",
+        factory=f"{_HERE}.taobao:TaobaoUserBehavior",
+        summary="Taobao user behaviour (Tianchi): page views, carts, favourites and purchases",
+        aliases=("taobao",),
+        capabilities=frozenset({"events"}),
+        since="0.2",
+    ),
+    DatasetRecord(
+        name="kuairand",
+        config=f"{_HERE}.behaviour_configs:KuaiRandConfig",
+        factory=f"{_HERE}.kuairand:KuaiRand",
+        summary="KuaiRand: videos shown in feeds, with clicks, long views and other feedback",
+        capabilities=frozenset({"events"}),
+        since="0.2",
+    ),
 )

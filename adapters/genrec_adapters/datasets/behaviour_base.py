@@ -8,13 +8,17 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from genrec_adapters.behaviour.events import EventTable
 from genrec_adapters.behaviour.examples import examples
+from genrec_adapters.behaviour.histories import Int64
 from genrec_adapters.behaviour.negatives import with_negatives
+from genrec_adapters.behaviour.splits import MIN_EVENTS
 from genrec_adapters.datasets.behaviour_configs import BehaviourConfig
-from genrec_registry.contracts import ColumnKind, ErrorPolicy, SourceFile
+from genrec_registry.contracts import SPLITS, ColumnKind, ErrorPolicy, SourceFile
+from genrec_registry.errors import ConfigError
 
 LABEL = "label"
 T = TypeVar("T")
@@ -66,6 +70,11 @@ class BehaviourTable:
         return ("action",)
 
     @property
+    def carries_split(self) -> bool:
+        """Whether :meth:`read_events` has a column ``split`` (train, valid, test) that the source publishes."""
+        return False
+
+    @property
     def context(self) -> Mapping[str, ColumnKind]:
         """Columns of an event that are known before its outcome, and so are columns of its row."""
         return {}
@@ -79,6 +88,11 @@ class BehaviourTable:
     def user_side(self) -> Mapping[str, ColumnKind]:
         """Columns of :meth:`users` that are columns of a row."""
         return {}
+
+    @property
+    def facts(self) -> Sequence[str]:
+        """Further columns of :meth:`read_events` to keep, from which the subclass makes its items or users."""
+        return []
 
     def event_files(self) -> Sequence[str]:
         """Files of events, in reading order; raises DataError where one is missing."""
@@ -110,8 +124,15 @@ class BehaviourTable:
         return {**known, **self.context, **self.user_side, **self.item_side, **history}
 
     def sources(self) -> Sequence[SourceFile]:
-        """The files of events, then those of content: all that a row depends on."""
-        return [SourceFile(path=path) for path in (*self.event_files(), *self.side_files())]
+        """The files of events, then those of content: all that a row depends on.
+
+        Where events are bound to splits, the first file stands for the rows of each.
+        """
+        files = [*self.event_files(), *self.side_files()]
+        if not self._bound:
+            return [SourceFile(path=path) for path in files]
+        bound = [SourceFile(path=files[0], split=split) for split in SPLITS]
+        return [*bound, *(SourceFile(path=path, split="train") for path in files[1:])]
 
     def default_fields(self) -> Mapping[str, Any]:
         """User and item, one category for each text column known of them, sets of ids for lists; no history."""
@@ -128,14 +149,26 @@ class BehaviourTable:
     def scan(self, source: SourceFile, policy: ErrorPolicy) -> Iterator[pl.DataFrame]:
         """One row an event, of all files together, in time order.
 
-        Histories reach over files, so that all rows come with the first source; the others give none.
+        Histories reach over files, so that all rows (or all of a split) come with the first source; the others give
+        none.
         """
-        if source.path == self.event_files()[0]:
-            yield from self.rows(self.table(policy), policy)
+        if source.path != self.event_files()[0]:
+            return
+        # Bad rows are told once, with the first source.
+        if source.split not in (None, SPLITS[0]):
+            policy = ErrorPolicy(on_error=policy.on_error)
+        table = self.table(policy)
+        events = table.by_time
+        if self._bound:
+            events = events[self.split_of(table)[events] == SPLITS.index(source.split or SPLITS[0])]
+        yield from self.rows(table, events, policy)
 
     def events(self, policy: ErrorPolicy | None = None) -> pl.DataFrame:
-        """All events, sorted by user, time and file order: user, item, time, conditions, label."""
-        return self.table(policy).frame(self.conditions)
+        """All events, sorted by user, time and file order: user, item, time, conditions, label.
+
+        Where the source publishes a split, a column ``split`` besides.
+        """
+        return self.table(policy).frame([*self.conditions, *(["split"] if self.carries_split else [])])
 
     def items(self) -> pl.DataFrame:
         """One row an item with content: item, text, categories, and further text columns."""
@@ -147,20 +180,37 @@ class BehaviourTable:
 
     # -- how --
 
+    @property
+    def _bound(self) -> bool:
+        if self.carries_split and self._options.leave_one_out:
+            raise ConfigError(
+                "dataset.leave_one_out: the files carry a split already; remove it, or give the files as dataset.path"
+            )
+        return self.carries_split or self._options.leave_one_out
+
+    def split_of(self, table: EventTable) -> npt.NDArray[np.int8]:
+        """``[T]`` the index into ``SPLITS`` of each event, where events are bound to splits."""
+        if self.carries_split:
+            names = table.extra["split"].cast(pl.String)
+            return names.replace_strict(list(SPLITS), range(len(SPLITS)), return_dtype=pl.Int8).to_numpy()
+        stops = table.offsets[1:][np.diff(table.offsets) >= MIN_EVENTS]
+        found = np.zeros(len(table), dtype=np.int8)
+        found[stops - 1], found[stops - 2] = 2, 1
+        return found
+
     def table(self, policy: ErrorPolicy | None = None) -> EventTable:
         """All events, coded."""
         return self._memory.get("events", policy, self._read_table)
 
-    def rows(self, table: EventTable, policy: ErrorPolicy, events: np.ndarray | None = None) -> Iterator[pl.DataFrame]:
+    def rows(self, table: EventTable, events: Int64, policy: ErrorPolicy) -> Iterator[pl.DataFrame]:
         """CTR rows.
 
         Args:
             table: all events.
+            events: rows of the table to give, in time order.
             policy: for content that is read on the way.
-            events: rows of the table to give, in time order; all if None.
         """
         options = self._options
-        events = table.by_time if events is None else events
         chosen, items, labels = with_negatives(
             table, events, options.negatives, options.negative_sampling, options.seed
         )
@@ -185,13 +235,12 @@ class BehaviourTable:
         return self._memory.get(name, policy, lambda met: read(met).unique(key, keep="first", maintain_order=True))
 
     def _read_table(self, policy: ErrorPolicy) -> EventTable:
-        extra = (*self.conditions, *self.context)
+        split = ("split",) if self.carries_split else ()
+        extra = list(dict.fromkeys((*self.conditions, *self.context, *self.facts, *split)))
         chunks = self.read_events(policy)
         if self._options.user_share < 1:
             chunks = (_share_of_users(chunk, self._options.user_share) for chunk in chunks)
-        first = self.event_files()[0]
-        table = EventTable.of((chunk for chunk in chunks if chunk.height), list(dict.fromkeys(extra)), name=first)
-        return table
+        return EventTable.of((chunk for chunk in chunks if chunk.height), extra, name=self.event_files()[0])
 
 
 def _share_of_users(chunk: pl.DataFrame, share: float) -> pl.DataFrame:
@@ -206,4 +255,8 @@ def _aligned(keys: pl.Series, key: str, content: pl.DataFrame, side: Mapping[str
         return None
     found = pl.DataFrame({key: keys}).join(content, on=key, how="left", maintain_order="left").select(list(side))
     empty = pl.lit([], dtype=pl.List(pl.String))
-    return found.with_columns(pl.col(name).fill_null(empty) for name, kind in side.items() if kind == "list")
+    return found.with_columns(
+        pl.col(name).fill_null(empty) if kind == "list" else pl.col(name).cast(pl.Float64, strict=False)
+        for name, kind in side.items()
+        if kind != "string"
+    )

@@ -38,6 +38,11 @@ class BehaviourConfig(Config):
         description="uniform: any item alike; popularity: as often as it occurs among all users' earlier events",
     )
     seed: int = Field(default=1, ge=0, lt=2**63, description="of the sampled negatives; another seed, other items")
+    leave_one_out: bool = Field(
+        default=False,
+        description="bind each user's last event to test and the one before to valid, those with three events or more; "
+        "for sources without a clock",
+    )
     user_share: float = Field(
         default=1.0, gt=0, le=1, description="keep this share of the users, by a hash of their id; 1 keeps all"
     )

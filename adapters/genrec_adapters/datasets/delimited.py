@@ -41,6 +41,7 @@ class TextFormat:
         required: columns whose missing values make a bad row; floats among them must be finite.
         normalise: what to do to a block of lines first, for separators of several bytes and for other encodings; it
             must keep the lines.
+        row: name of a further column with the row's number in the file, for checks that come after; empty for none.
     """
 
     label: str
@@ -54,6 +55,7 @@ class TextFormat:
     renames: Mapping[str, str] = field(default_factory=dict)
     required: frozenset[str] = frozenset()
     normalise: Callable[[bytes], bytes] | None = None
+    row: str = ""
 
     @property
     def kept(self) -> tuple[str, ...]:
@@ -171,7 +173,7 @@ class _BlockParser:
                 frame = self._read(block, self.text | self.types)
                 label = self._label(frame)
                 if all(column.null_count() == 0 for column in label) and not self._missing(frame):
-                    return frame.with_columns(label)
+                    return self._numbered(frame.with_columns(label), range(first_row, first_row + frame.height))
             except pl.exceptions.PolarsError:
                 pass  # the careful path below says what is wrong
         if quoted:
@@ -230,6 +232,10 @@ class _BlockParser:
         """The label column as 0, 1 or null; nothing where the table has none."""
         names = [self.layout.label] if self.layout.label else []
         return [frame[name].replace_strict(_LABELS, default=None, return_dtype=pl.Int8) for name in names]
+
+    def _numbered(self, frame: pl.DataFrame, rows: Sequence[int]) -> pl.DataFrame:
+        row = self.layout.row
+        return frame.with_columns(pl.Series(row, rows, dtype=pl.Int64)) if row else frame
 
     def _missing(self, frame: pl.DataFrame) -> bool:
         """Whether a required value is missing, or not finite."""
@@ -328,7 +334,7 @@ class _BlockParser:
             faults[rows[index]] = (column, f"found {shown}, expected {found[column]}")
         for row in sorted(faults):
             self.policy.bad_row(self.path, row, *faults[row])
-        return frame.with_columns(columns).filter(~bad)
+        return self._numbered(frame.with_columns(columns), rows).filter(~bad)
 
 
 def _is_missing(column: pl.Series) -> pl.Series:

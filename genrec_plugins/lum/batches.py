@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ class SequenceBatch:
         items: ``[T]`` catalogue rows, int64.
         conditions: ``[T]`` ids by condition name, int64.
         times: ``[T]`` int64.
+        labels: ``[T]`` int64, 0 or 1; None where nobody asks.
     """
 
     users: Tensor
@@ -30,6 +32,23 @@ class SequenceBatch:
     items: Tensor
     conditions: dict[str, Tensor]
     times: Tensor
+    labels: Tensor | None = None
+
+    def __len__(self) -> int:
+        """B."""
+        return len(self.users)
+
+    def to(self, device: torch.device) -> Self:
+        """The batch on a device; itself on the CPU."""
+        if device.type == "cpu":
+            return self
+        moved = {name: value.to(device, non_blocking=True) for name, value in self._tensors().items()}
+        conditions = {name: ids.to(device, non_blocking=True) for name, ids in self.conditions.items()}
+        return replace(self, conditions=conditions, **moved)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        named = {"users": self.users, "offsets": self.offsets, "items": self.items, "times": self.times}
+        return named if self.labels is None else {**named, "labels": self.labels}
 
     @property
     def lengths(self) -> Tensor:
@@ -70,13 +89,50 @@ def make_batch(histories: Histories, users: npt.NDArray[np.int64], max_length: i
         items=torch.from_numpy(histories.items[events].astype(np.int64)),
         conditions={name: torch.from_numpy(ids[events].astype(np.int64)) for name, ids in histories.conditions.items()},
         times=torch.from_numpy(histories.times[events].astype(np.int64)),
+        labels=torch.from_numpy(histories.labels[events].astype(np.int64)),
     )
+
+
+def packs(
+    lengths: npt.NDArray[np.int64],
+    *,
+    max_events: int,
+    max_rows: int | None = None,
+    seed: int | None = None,
+    epoch: int = 0,
+) -> list[npt.NDArray[np.int64]]:
+    """Rows of the batches of an epoch: those with events, packed so that a batch has at most ``max_events`` events.
+
+    Args:
+        lengths: ``[U]`` events of each row.
+        max_events: budget of a batch; a longer single row is a batch of its own.
+        max_rows: rows of a batch at most.
+        seed: of the order of rows, together with ``epoch``; None keeps their order.
+        epoch: another epoch, another order.
+
+    Example::
+
+        >>> [rows.tolist() for rows in packs(np.array([2, 0, 3, 9, 1]), max_events=5)]
+        [[0, 2], [3], [4]]
+    """
+    rows = np.flatnonzero(lengths > 0)
+    if seed is not None:
+        rows = np.random.default_rng((seed, epoch)).permutation(rows)
+    starts = [0]
+    total = 0
+    for index, length in enumerate(lengths[rows].tolist()):
+        full = total + length > max_events or index - starts[-1] == max_rows
+        if index > starts[-1] and full:
+            starts.append(index)
+            total = 0
+        total += length
+    return np.split(rows, starts[1:]) if len(rows) else []
 
 
 def batches(
     histories: Histories, *, max_length: int, max_events: int, seed: int | None = None, epoch: int = 0
 ) -> Iterator[SequenceBatch]:
-    """All users with at least one event, packed so that a batch has about ``max_events`` events.
+    """All users with at least one event, packed; see :func:`packs`.
 
     Args:
         histories: all events.
@@ -85,15 +141,41 @@ def batches(
         seed: of the order of users, together with ``epoch``; None keeps their order.
         epoch: another epoch, another order.
     """
-    users = np.flatnonzero(histories.lengths > 0)
-    if seed is not None:
-        users = np.random.default_rng((seed, epoch)).permutation(users)
-    kept = np.minimum(histories.lengths[users], max_length)
-    start = total = 0
-    for index, length in enumerate(kept.tolist()):
-        if index > start and total + length > max_events:
-            yield make_batch(histories, users[start:index], max_length)
-            start, total = index, 0
-        total += length
-    if start < len(users):
-        yield make_batch(histories, users[start:], max_length)
+    kept = np.minimum(histories.lengths, max_length)
+    for rows in packs(kept, max_events=max_events, seed=seed, epoch=epoch):
+        yield make_batch(histories, rows, max_length)
+
+
+def cut_windows(histories: Histories, max_length: int) -> tuple[Histories, npt.NDArray[np.int64]]:
+    """Every user's events cut, from the last one back, into rows of at most ``max_length`` events.
+
+    Args:
+        histories: all events.
+        max_length: events of a row.
+
+    Returns:
+        The rows as histories (a user stands once for each of them, oldest first), and ``[R]`` the user of each row.
+
+    Example::
+
+        >>> histories = Histories(
+        ...     users=("u", "v"), offsets=np.array([0, 5, 6]), items=np.arange(1, 7, dtype=np.int32),
+        ...     times=np.arange(6), labels=np.ones(6, np.int8),
+        ... )
+        >>> rows, users = cut_windows(histories, max_length=2)
+        >>> rows.lengths.tolist(), users.tolist()
+        ([1, 2, 2, 1], [0, 0, 0, 1])
+    """
+    pieces = -(-histories.lengths // max_length)
+    users = np.repeat(np.arange(len(histories.users)), pieces)
+    ends_of_user = np.cumsum(pieces)
+    later = np.repeat(ends_of_user, pieces) - 1 - np.arange(len(users))  # pieces of this user that come after
+    stops = histories.offsets[users + 1] - later * max_length
+    return (
+        replace(
+            histories,
+            users=tuple(histories.users[user] for user in users.tolist()),
+            offsets=np.concatenate([[0], stops]).astype(np.int64),
+        ),
+        users,
+    )

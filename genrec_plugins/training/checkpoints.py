@@ -10,18 +10,35 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 
-from genrec_plugins.training.optimizers import Recipe
 from genrec_registry import ModelError
 
 _META = "trainer.json"
 _FORMAT = 1
+
+
+class Trained(Protocol):
+    """What a checkpoint is made of."""
+
+    @property
+    def model(self) -> torch.nn.Module:
+        """The model."""
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """All that is stepped."""
+
+    def state(self) -> dict[str, Any]:
+        """JSON: what a resumed run must know beside the optimizer's state."""
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Restore :meth:`state`."""
 
 
 class CheckpointStore:
@@ -38,7 +55,7 @@ class CheckpointStore:
         self.config_digest = config_digest
         self.keep = keep
 
-    def save(self, recipe: Recipe, progress: dict[str, Any]) -> Path:
+    def save(self, recipe: Trained, progress: dict[str, Any]) -> Path:
         """Write model, optimizer, random state and ``progress`` (JSON; has the key ``step``).
 
         Raises:
@@ -75,7 +92,7 @@ class CheckpointStore:
     def _newest_first(self) -> Iterator[Path]:
         yield from sorted(self.directory.glob("step-*"), reverse=True)
 
-    def load_newest(self, recipe: Recipe) -> dict[str, Any] | None:
+    def load_newest(self, recipe: Trained) -> dict[str, Any] | None:
         """Restore the newest whole checkpoint into ``recipe`` and the random state.
 
         Returns:
@@ -109,7 +126,7 @@ class CheckpointStore:
             )
         return None
 
-    def _restore(self, path: Path, recipe: Recipe, meta: dict[str, Any]) -> None:
+    def _restore(self, path: Path, recipe: Trained, meta: dict[str, Any]) -> None:
         _make_optimizer_state(recipe)
         state = _state(recipe)
         dcp.load(state, checkpoint_id=str(path / "state"), no_dist=not dist.is_initialized())
@@ -123,11 +140,11 @@ class CheckpointStore:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
-def _state(recipe: Recipe) -> dict[str, Any]:
+def _state(recipe: Trained) -> dict[str, Any]:
     return {"model": recipe.model.state_dict(), "optimizer": recipe.optimizer.state_dict()}
 
 
-def _make_optimizer_state(recipe: Recipe) -> None:
+def _make_optimizer_state(recipe: Trained) -> None:
     """Have Adam make its lazy state, so that there is something to load into: a step of rate and gradient zero."""
     groups = recipe.optimizer.param_groups
     rates = [group["lr"] for group in groups]

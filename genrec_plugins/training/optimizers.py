@@ -177,7 +177,7 @@ def _fused_class(name: str) -> type[torch.optim.Optimizer]:
     return {"rowwise-adagrad": RowWiseAdagrad, "adagrad": torch.optim.Adagrad, "sgd": torch.optim.SGD}[name]
 
 
-def schedule_factor(schedule: str, warmup_steps: int, step: int, total_steps: int) -> float:
+def schedule_factor(schedule: str, warmup_steps: int, step: float, total_steps: int) -> float:
     """Factor on the learning rates at step ``step`` (0-based).
 
     Example::

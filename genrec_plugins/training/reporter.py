@@ -39,22 +39,26 @@ class Quiet:
 class Console:
     """A rich progress bar on stderr; plain lines where stderr is not a terminal.
 
+    Args:
+        unit: what ``rows`` counts.
+
     Example::
 
         >>> with Console() as console:
         ...     console.step(epoch=1, done=1, total=2, rows=4096, loss=0.7)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str = "rows") -> None:
         from rich.console import Console as RichConsole
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+        self._unit = unit
         self._console = RichConsole(stderr=True, highlight=False)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.fields[position]}"),
-            TextColumn("{task.fields[rate]:,.0f} rows/s"),
+            TextColumn("{task.fields[rate]:,.0f} " + f"{unit}/s"),
             TextColumn("{task.fields[note]}"),
             TimeRemainingColumn(),
             console=self._console,
@@ -97,9 +101,9 @@ class Console:
 
     def rows(self, *, stage: str, rows: int, total: int | None) -> None:
         """Move the bar of a preprocessing stage."""
-        position = f"{rows:,}/{total:,} rows" if total else f"{rows:,} rows"
+        position = f"{rows:,}/{total:,} {self._unit}" if total else f"{rows:,} {self._unit}"
         self._advance(stage, completed=rows, total=total, rows=rows, position=position, note="")
 
     def message(self, text: str) -> None:
         """Print a line above the bar."""
-        self._console.print(text, markup=False)
+        self._console.print(text, markup=False, soft_wrap=True)

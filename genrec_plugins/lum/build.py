@@ -1,0 +1,66 @@
+"""The model of a pre-training run: the hook where objectives come in."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from genrec_adapters.behaviour.histories import Catalogue
+from genrec_adapters.item_codes import ItemCodes
+from genrec_plugins.lum.config import InfoNCEObjective, LumConfig
+from genrec_plugins.lum.infonce import InfoNCEModel
+from genrec_registry import DataError, EncoderContext, Registry
+
+
+def encoder_context(config: LumConfig, catalogue: Catalogue, conditions: Mapping[str, int]) -> EncoderContext:
+    """The facts the run's encoder is built from.
+
+    Args:
+        config: the run.
+        catalogue: the items.
+        conditions: ids of each condition.
+    """
+    return EncoderContext(
+        embedding_dim=config.embedding_dim,
+        feature_dim=config.feature_dim or config.embedding_dim,
+        max_length=config.max_length,
+        item_features=tuple(catalogue.all_features()),
+        condition_features=tuple(conditions),
+    )
+
+
+def build_model(
+    config: LumConfig, catalogue: Catalogue, conditions: Mapping[str, int], counts: torch.Tensor, registry: Registry
+) -> nn.Module:
+    """The untrained model of a run: an ``nn.Module`` that is a :class:`~genrec_plugins.lum.evaluate.PretrainModel`.
+
+    Args:
+        config: the run.
+        catalogue: the items.
+        conditions: ids of each condition.
+        counts: ``[N]`` training events of each catalogue row.
+        registry: where the encoder comes from.
+    """
+    if isinstance(config.objective, InfoNCEObjective):
+        context = encoder_context(config, catalogue, conditions)
+        return InfoNCEModel(
+            registry.create("encoder", config.encoder, context),
+            catalogue,
+            conditions,
+            config.objective,
+            feature_dim=context.feature_dim,
+            counts=counts,
+            table_init_std=config.table_init_std,
+        )
+    from genrec_plugins.lum.generative import GenerativeLum
+
+    objective = config.objective
+    codes = ItemCodes.read(objective.codes)
+    of_items = codes.of(catalogue.items.values)
+    if not bool((of_items >= 0).all(axis=1).any()):
+        raise DataError(
+            f"{objective.codes}: none of the {len(catalogue) - 1} items has codes there; name the codes of this "
+            "dataset's items"
+        )
+    options = objective.model_dump(exclude={"type", "codes"})
+    return GenerativeLum(torch.from_numpy(of_items).long(), codes.sizes, conditions, popularity=counts, **options)

@@ -195,6 +195,12 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, layout: Layout, 
         assert isinstance(attended, Tensor)
         return attended
 
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16:
+        # PyTorch's CPU kernel is slower in bf16 than in fp32; forward and backward together by 2.5x where measured.
+        with torch.autocast("cpu", enabled=False):
+            attended = causal_attention(query.float(), key.float(), value.float(), layout, dropout)
+        return attended.to(query.dtype)
+
     def kernel(rows: Tensor, mask: Tensor | None) -> Tensor:
         q, k, v = rows.permute(2, 0, 3, 1, 4)  # [R, S, 3, H, d] to three of [R, H, S, d]
         mask = None if mask is None else mask.unsqueeze(1)

@@ -214,7 +214,7 @@ class GenerativeLum(nn.Module):
         return tokens, offsets, first
 
     def loss(self, batch: SequenceBatch) -> Tensor:
-        """Cross-entropy of the next code, mean over the predicted items and their levels."""
+        """Cross-entropy of the next code, mean over the predicted items and their levels; zero where there is none."""
         tokens, offsets, first = self.history(batch)
         states = self.stack(tokens, offsets)
         codes = self._codes_of(batch)
@@ -224,6 +224,8 @@ class GenerativeLum(nn.Module):
             last[batch.offsets[1:][batch.lengths > 0] - 1] = True
             known = known & last
         places, targets = first[known], codes[known]
+        if not len(targets):
+            return states.sum() * 0.0
         losses = [
             functional.cross_entropy(
                 self.logits(level, states[places + level]), targets[:, level], label_smoothing=self.label_smoothing

@@ -81,6 +81,15 @@ def test_the_loss_of_a_jagged_batch_is_that_of_single_rows(options, last_only):
     torch.testing.assert_close(lum.loss(given), torch.stack(expected).mean())
 
 
+def test_items_without_an_id_are_seen_but_not_predicted():
+    lum = model()
+    of_unknown = lum.loss(batch([[0, 0]]))
+    assert of_unknown == 0
+    of_unknown.backward()
+    torch.testing.assert_close(lum.loss(batch([[0, 0], [1, 4]])), lum.loss(batch([[1, 4]])))
+    assert not torch.allclose(lum.loss(batch([[0, 4]])), lum.loss(batch([[4]])))
+
+
 def renormalised_scores(lum: GenerativeLum, row: list[int], actions: list[int], action: int, user: int) -> Tensor:
     """Log-probability of every item, each behind the history in a forward of its own."""
     scores = torch.full((len(CODES),), -torch.inf)
@@ -139,6 +148,13 @@ def test_a_user_gets_the_same_whoever_else_is_in_the_batch(beams, monkeypatch):
         alone = lum.retrieve(batch([row], users=[user]), 5, exclude_seen=True)
         assert torch.equal(alone.items[0], together.items[user])
         torch.testing.assert_close(alone.scores[0], together.scores[user])
+
+
+@torch.no_grad()
+@torch.no_grad()
+def test_no_user_at_all():
+    found = model().retrieve(batch([]), 5, exclude_seen=True)
+    assert found.items.shape == found.scores.shape == (0, 5)
 
 
 @torch.no_grad()
@@ -201,3 +217,13 @@ def test_items_without_codes_are_counted():
     assert catalogue_codes(["", "c", "a"], codes).tolist() == [[-1, -1], [1, 1], [0, 1]]
     with pytest.raises(DataError, match="2 of 4 items have no codes, as 'b'"):
         catalogue_codes(["", "a", "b", "c", "d"], codes)
+
+
+def test_bf16_autocast_gives_nearly_the_same_loss():
+    lum = model(hidden=16)
+    exact = lum.loss(batch(ROWS))
+    with torch.autocast("cpu", torch.bfloat16):
+        coarse = lum.loss(batch(ROWS))
+    coarse.backward()
+    assert float(coarse) == pytest.approx(float(exact), rel=0.02)
+    assert all(parameter.grad.isfinite().all() for parameter in lum.parameters() if parameter.grad is not None)

@@ -126,7 +126,11 @@ class FieldState:
 
 
 class FittedField(Protocol):
-    """A field that knows its vocabulary or statistics."""
+    """A field that knows its vocabulary or statistics.
+
+    One that only makes sense for rows of a certain time may have a method ``check_split(rows, split)``: preprocessing
+    calls it with the raw rows of each chunk and split, and it raises DataError.
+    """
 
     @property
     def spec(self) -> FieldSpec:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchrec.models.dlrm import DLRMTrain
 
 from genrec_adapters.knowledge import KnowledgeFacts, KnowledgeStore
-from genrec_registry import DataError
+from genrec_adapters.loader import BatchLoader
+from genrec_adapters.preprocess import prepare
+from genrec_plugins.config import parse_run
+from genrec_plugins.models import build_dlrm
+from genrec_plugins.testing import field_type_suite
+from genrec_registry import ConfigError, DataError, default_registry
 
 D = 3
 FACTS = KnowledgeFacts(model="m" * 64, trained_until=100, queries=("like", "buy"), dim=D)
@@ -189,3 +197,129 @@ def test_rows_in_the_time_of_training_are_refused(store: KnowledgeStore, tmp_pat
     with pytest.raises(DataError, match="does not say until when its weights were trained"):
         unknown.check_rows([101])
     assert unknown.user_rows(["u"], [1]).tolist() == [-1]
+
+
+# -- the field type ---------------------------------------------------------------------------------------------------
+
+FOLDER = Path(tempfile.mkdtemp(prefix="genrec-knowledge-"))
+STORE = KnowledgeStore.write(FOLDER / "store", [user_frame(SNAPSHOTS)], ITEMS, FACTS)
+ROWS = pl.DataFrame(
+    {
+        "user": ["u", "u", "v", "w", None, "new", "u", "v", "", "u"] * 2,
+        "item": ["a", "b", "?", "a", "b", None, "a", "b", "a", ""] * 2,
+        "time": [11, 500, 12, 7, 3, None, 10, 10**6, 8, 30] * 2,
+    }
+)
+
+TestLumKnowledge = field_type_suite("lum-knowledge", {"store": str(STORE.directory)}, ROWS)
+TestLumKnowledgeParts = field_type_suite(
+    "lum-knowledge",
+    {
+        "store": str(STORE.directory),
+        "parts": ["similarities", "vectors"],
+        "queries": ["buy"],
+        "normalise": False,
+        "standardise": False,
+    },
+    ROWS,
+)
+
+
+def rows_file(folder: Path, times: list[int], **columns: list) -> dict[str, str]:
+    """A Parquet table of rows at these times, all of user w, whose knowledge comes from no event."""
+    count = len(times)
+    frame = {"label": [0, 1] * (count // 2), "user": ["w"] * count, "item": ["a", "b"] * (count // 2), "time": times}
+    pl.DataFrame(frame | columns).write_parquet(folder / "rows.parquet")
+    return {"type": "parquet", "path": str(folder / "rows.parquet"), "label": "label"}
+
+
+TIME_SPLIT = {"type": "time", "train": 0.5, "valid": 0.25, "test": 0.25}
+
+
+def knowledge_field(store: KnowledgeStore, **config: object) -> dict:
+    return {"lum": {"type": "lum-knowledge", "store": str(store.directory), **config}, "item": {"type": "categorical"}}
+
+
+def test_prepared_rows_have_the_stores_numbers(store: KnowledgeStore, tmp_path: Path) -> None:
+    dataset = rows_file(tmp_path, [*range(97, 101), *range(101, 105)])
+    prepared = prepare(dataset, tmp_path / "p", fields=knowledge_field(store, normalise=False), split=TIME_SPLIT)
+    assert [(feature.name, feature.width) for feature in prepared.dense_features] == [
+        ("lum.vector.like", D),
+        ("lum.vector.buy", D),
+        ("lum.similarity.like", 2),
+        ("lum.similarity.buy", 2),
+        ("lum.item", D),
+    ]
+    batch = next(iter(BatchLoader(prepared, "test", 2)))
+    found = store.lookup(["w", "w"], [103, 104], ["a", "b"])
+    dense = batch.dense_features.numpy()
+    np.testing.assert_array_equal(dense[:, :D], found.vectors[:, 0])
+    np.testing.assert_array_equal(dense[:, -D:], found.item_vectors)
+    facts = prepared.restore_fields(default_registry())["lum"].state().json
+    mean, scale = facts["similarities"]["buy"]
+    np.testing.assert_allclose(dense[:, 2 * D + 2], (found.similarities[:, 1] - mean) / scale, rtol=1e-5)
+    train = store.lookup(["w"] * 4, [97, 98, 99, 100], ["a", "b"] * 2).similarities[:, 1]
+    assert (mean, scale) == (pytest.approx(train.mean(), rel=1e-5), pytest.approx(train.std(), rel=1e-5))
+
+
+def test_validation_rows_from_the_time_of_training_are_refused(store: KnowledgeStore, tmp_path: Path) -> None:
+    dataset = rows_file(tmp_path, [95, 96, 97, 98, 100, 101, 102, 103])
+    with pytest.raises(DataError, match=r"fields\.lum: .*until 100, and 1 of 2 valid rows are not after that") as told:
+        prepare(dataset, tmp_path / "p", fields=knowledge_field(store), split=TIME_SPLIT)
+    assert "weights: any" in str(told.value)
+    assert not (tmp_path / "p").exists()
+    prepare(dataset, tmp_path / "p", fields=knowledge_field(store, weights="any"), split=TIME_SPLIT)
+    shuffled = {"type": "shuffled", "train": 0.5, "valid": 0.25, "test": 0.25}
+    with pytest.raises(DataError, match="not after that"):
+        prepare(rows_file(tmp_path, [*range(96, 104)]), tmp_path / "q", fields=knowledge_field(store), split=shuffled)
+
+
+def test_a_leak_is_told_in_one_sentence(store: KnowledgeStore, tmp_path: Path) -> None:
+    dataset = rows_file(tmp_path, [9] * 8, user=["v"] * 8)
+    with pytest.raises(DataError, match="would see their future: user 'v' has a row at 9") as told:
+        prepare(dataset, tmp_path / "p", fields=knowledge_field(store, weights="any"), split=TIME_SPLIT)
+    assert "\n" not in str(told.value)
+    unmeasured = knowledge_field(store, weights="any", parts=["vectors"])
+    with pytest.raises(DataError, match="would see their future: user 'v' has a row at 9") as told:
+        prepare(dataset, tmp_path / "p", fields=unmeasured, split=TIME_SPLIT)
+    assert "\n" not in str(told.value), "polars' own addition is taken off"
+
+
+def test_another_store_makes_other_rows_and_fits_no_old_ones(store: KnowledgeStore, tmp_path: Path) -> None:
+    dataset = rows_file(tmp_path, [*range(101, 109)])
+    fields = knowledge_field(store)
+    first = prepare(dataset, tmp_path / "p", fields=fields, split=TIME_SPLIT)
+    assert prepare(dataset, tmp_path / "p", fields=fields, split=TIME_SPLIT).reused
+    KnowledgeStore.write(
+        store.directory, [user_frame(SNAPSHOTS)], ITEMS.reverse().with_columns(item=ITEMS["item"]), FACTS
+    )
+    with pytest.raises(DataError, match=r"fields\.lum: .* is another knowledge store than the rows were prepared with"):
+        first.restore_fields(default_registry())
+    again = prepare(dataset, tmp_path / "p", fields=fields, split=TIME_SPLIT)
+    assert not again.reused
+    again.restore_fields(default_registry())
+
+
+def test_knowledge_mistakes_are_told(store: KnowledgeStore, tmp_path: Path) -> None:
+    dataset = rows_file(tmp_path, [*range(101, 109)])
+    with pytest.raises(ConfigError, match=r"fields\.lum\.queries: .*no query 'lke', did you mean 'like'"):
+        prepare(dataset, tmp_path / "p", fields=knowledge_field(store, queries=["lke"]), split=TIME_SPLIT)
+    fields = {"lum": {"type": "lum-knowledge", "store": str(tmp_path / "absent")}}
+    with pytest.raises(DataError, match=r"absent/manifest\.json: does not exist.*fields\.lum"):
+        prepare(dataset, tmp_path / "p", fields=fields, split=TIME_SPLIT)
+    with pytest.raises(ConfigError, match="has no column 'when'"):
+        prepare(dataset, tmp_path / "p", fields=knowledge_field(store, time="when"), split=TIME_SPLIT)
+
+
+@pytest.mark.parametrize("name", sorted(one.record.name for one in default_registry().components("interaction")))
+def test_every_interaction_takes_knowledge(name: str, store: KnowledgeStore, tmp_path: Path) -> None:
+    prepared = prepare(rows_file(tmp_path, [*range(101, 109)]), tmp_path / "p", fields=knowledge_field(store))
+    dataset = {"type": "csv", "path": "rows.csv", "label": "label"}
+    run = parse_run({"dataset": dataset, "model": {"embedding_dim": 8, "interaction": name}})
+    model = build_dlrm(run.config.model, prepared.fields, run.registry)
+    assert model.token_names[:5] == tuple(feature.name for feature in prepared.dense_features)
+    loss, (_, logits, _) = DLRMTrain(model)(next(iter(BatchLoader(prepared, "train", 4))))
+    loss.backward()
+    assert torch.isfinite(logits).all()
+    for module in model.dense_arch.modules_by_type:
+        assert all(parameter.grad is not None and parameter.grad.abs().max() > 0 for parameter in module.parameters())

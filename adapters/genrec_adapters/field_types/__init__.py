@@ -31,6 +31,13 @@ RECORDS: tuple[FieldTypeRecord, ...] = (
         "One id a row: a vocabulary with min_count and out-of-vocabulary id, or a hash",
     ),
     _record("cross", "CrossConfig", "categorical:Cross", "One id a row for the pair of two columns' values"),
+    _record(
+        "lum-knowledge",
+        "LumKnowledgeConfig",
+        "lum_knowledge:LumKnowledge",
+        "What a user model knows of user and item: vectors and similarities from a knowledge store",
+        tokens="projected",
+    ),
     _record("multi-hot", "MultiHotConfig", "id_lists:MultiHot", "A set of ids a row, pooled to one token"),
     _record(
         "numeric-bucket",

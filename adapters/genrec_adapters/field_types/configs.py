@@ -11,6 +11,7 @@ from genrec_registry import Config
 Missing = Literal["value", "own", "oov"]
 TimestampFormat = Literal["epoch-seconds", "epoch-milliseconds", "iso", "yymmddhh"]
 TimestampPart = Literal["hour", "weekday", "weekend", "cyclic"]
+KnowledgePart = Literal["vectors", "similarities", "item-vector"]
 
 _COLUMN = "raw column; the field's own name if left out"
 _MAX_IDS = 2**31 - 8  # encoded ids are Int32
@@ -242,3 +243,41 @@ def condition_name(column: str) -> str:
         ('action', 'scene')
     """
     return column.removeprefix("history_") or column
+
+
+class LumKnowledgeConfig(Config):
+    """What a user model knows of the row's user and item, from a store that ``genrec lum query`` wrote."""
+
+    store: str = Field(min_length=1, description="the store's directory")
+    user: str = Field(default="user", min_length=1, description="column of the row's user")
+    item: str = Field(default="item", min_length=1, description="column of the row's item")
+    time: str = Field(
+        default="time",
+        min_length=1,
+        description="column of the row's time: a row gets knowledge made from events strictly before it",
+    )
+    parts: tuple[KnowledgePart, ...] = Field(
+        default=("vectors", "similarities", "item-vector"),
+        min_length=1,
+        description="'vectors': one token a query, what the user wants under it; 'similarities': one token a query, "
+        "how well that goes with the item; 'item-vector': one token, the item as the user model sees it",
+    )
+    queries: tuple[str, ...] | None = Field(
+        default=None, min_length=1, description="queries of the store that are used; all if left out"
+    )
+    normalise: bool = Field(default=True, description="scale every vector to a root mean square of 1")
+    standardise: bool = Field(
+        default=True, description="similarities: subtract the training rows' mean, divide by their standard deviation"
+    )
+    weights: Literal["past", "any"] = Field(
+        default="past",
+        description="'past' refuses validation and test rows from the time the user model's weights were trained on; "
+        "'any' takes them, and the result must say so",
+    )
+
+    @model_validator(mode="after")
+    def _parts_once(self) -> Self:
+        for name, values in (("parts", self.parts), ("queries", self.queries or ())):
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name} names one twice: {', '.join(values)}; name each once")
+        return self

@@ -13,7 +13,7 @@ from genrec_adapters.fields import Field
 from genrec_adapters.manifest import LABEL_COLUMN, FieldEntry
 from genrec_adapters.preprocess.writer import write_bytes, write_table
 from genrec_registry.contracts import DenseFeature, FittedField, SparseFeature
-from genrec_registry.errors import ConfigError, PluginError
+from genrec_registry.errors import ConfigError, GenrecError, PluginError
 
 
 class Encoder:
@@ -66,8 +66,12 @@ class Encoder:
 
         Raises:
             PluginError: a field broke its contract: column name, type, nulls, or ids out of range.
+            DataError: a field refuses a row.
         """
-        encoded = chunk.select(self._expressions)
+        try:
+            encoded = chunk.select(self._expressions)
+        except GenrecError as error:  # polars adds the expression to the message, which says nothing to a user
+            raise type(error)(str(error).partition("\n\nThis error occurred")[0]) from None
         for field, feature in self._features:
             problem = _problem(encoded, feature)
             if problem:

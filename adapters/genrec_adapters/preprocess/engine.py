@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -308,8 +309,12 @@ def _encode(
 ) -> dict[str, SplitEntry]:
     encoder = Encoder(plan.fields, fitted, plan.dataset.label)
     writers = [SplitWriter(root, name, options.storage, options.shard_rows) for name in SPLITS]
+    checks = [one.check_split for one in fitted if hasattr(one, "check_split")]
     for chunk in _reported("encode", stream, report):
-        encoded, split = encoder.encode(chunk.frame), assign(chunk)
+        split = assign(chunk)
+        for check, (index, name) in product(checks, enumerate(SPLITS)):
+            check(chunk.frame.filter(pl.Series(split == index)), name)
+        encoded = encoder.encode(chunk.frame)
         for index, writer in enumerate(writers):
             chosen = split == index
             if chosen.all():

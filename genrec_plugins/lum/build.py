@@ -9,7 +9,7 @@ from genrec_adapters.behaviour.histories import Catalogue
 from genrec_adapters.item_codes import ItemCodes
 from genrec_plugins.lum.config import InfoNCEObjective, LumConfig
 from genrec_plugins.lum.infonce import InfoNCEModel
-from genrec_registry import DataError, EncoderContext, Registry
+from genrec_registry import EncoderContext, Registry
 
 
 def encoder_context(config: LumConfig, catalogue: Catalogue, conditions: Mapping[str, int]) -> EncoderContext:
@@ -52,15 +52,10 @@ def build_model(
             counts=counts,
             table_init_std=config.table_init_std,
         )
-    from genrec_plugins.lum.generative import GenerativeLum
+    from genrec_plugins.lum.generative import GenerativeLum, catalogue_codes
 
     objective = config.objective
     codes = ItemCodes.read(objective.codes)
-    of_items = codes.of(catalogue.items.values)
-    if not bool((of_items >= 0).all(axis=1).any()):
-        raise DataError(
-            f"{objective.codes}: none of the {len(catalogue) - 1} items has codes there; name the codes of this "
-            "dataset's items"
-        )
+    of_items = catalogue_codes(catalogue.items.values, codes)
     options = objective.model_dump(exclude={"type", "codes"})
-    return GenerativeLum(torch.from_numpy(of_items).long(), codes.sizes, conditions, popularity=counts, **options)
+    return GenerativeLum(of_items, codes.sizes, conditions, popularity=counts, **options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +53,7 @@ class DenseIndex:
         self.rows = np.arange(len(vectors)) if rows is None else np.asarray(rows, dtype=np.int64)
         self.kind = kind
         self.breadth = breadth
+        self._index: Any
         if kind == "flat":
             self._index = faiss.IndexFlatIP(vectors.shape[1])
         else:
@@ -73,18 +74,14 @@ class DenseIndex:
         Returns:
             ``[M, k]`` rows, 0 where there is none, and ``[M, k]`` inner products, -inf there.
         """
-        import faiss
-
         barred = self._barred(len(queries), exclude)
         # Of the best k + S, at most the S excluded ones are lost.
         most = max((len(rows) for rows in barred.values()), default=0)
         wanted = min(k + most, len(self.rows))
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         if self.kind == "hnsw":
-            parameters = faiss.SearchParametersHNSW(efSearch=max(self.breadth, wanted))
-            scores, places = self._index.search(queries, wanted, params=parameters)
-        else:
-            scores, places = self._index.search(queries, wanted)
+            self._index.hnsw.efSearch = max(self.breadth, wanted)
+        scores, places = self._index.search(queries, wanted)
         rows = np.where(places >= 0, self.rows[places], -1)
         # stable sort of the scores, for ties in the order of the index
         order = np.lexsort((places, -scores), axis=1)

@@ -18,7 +18,7 @@ from genrec_plugins.encoders.causal_stack import CausalStack
 from genrec_plugins.lum.batches import SequenceBatch
 from genrec_plugins.lum.beam import Found, beam_search
 from genrec_plugins.lum.prefix_tree import PrefixTree
-from genrec_registry.errors import DataError
+from genrec_registry.errors import DataError, ModelError
 
 #: beams searched at once; the suffixes of all of them are in memory together
 BEAMS = 8192
@@ -169,6 +169,22 @@ class GenerativeLum(nn.Module):
         self.stack = CausalStack(hidden=hidden, layers=layers, heads=heads, dropout=dropout)
         self.heads = nn.ModuleList() if tied else nn.ModuleList(nn.Linear(hidden, size, bias=False) for size in sizes)
 
+    def get_extra_state(self) -> Tensor:
+        """The items' codes, which the weights mean nothing without."""
+        return self.item_codes.to("cpu", torch.int32)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Compare the codes with those the weights were trained on.
+
+        Raises:
+            ModelError: they are others.
+        """
+        if not torch.equal(state.cpu(), self.get_extra_state()):
+            raise ModelError(
+                "the items' codes are not those the weights were trained on; restore the files of objective.codes, or "
+                "pre-train again"
+            )
+
     @property
     def levels(self) -> int:
         """L."""
@@ -240,7 +256,7 @@ class GenerativeLum(nn.Module):
         batch: SequenceBatch,
         k: int,
         *,
-        exclude_seen: bool = False,
+        seen: tuple[Tensor, Tensor] | None = None,
         conditions: Mapping[str, Tensor] | None = None,
         width: int = 0,
     ) -> Found:
@@ -249,7 +265,7 @@ class GenerativeLum(nn.Module):
         Args:
             batch: histories.
             k: items a user.
-            exclude_seen: leave out the items of the batch's histories.
+            seen: ``[S]`` rows of the batch and ``[S]`` items not to return for them.
             conditions: ``[B]`` ids by condition, under which the next item is asked for.
             width: beams; ``beam_width`` if 0.
         """
@@ -258,7 +274,6 @@ class GenerativeLum(nn.Module):
         _, cache = self.stack.prefill(tokens, offsets)
         lengths = torch.diff(offsets)
         query = self.tokens.condition(conditions or {}, len(batch.users))
-        seen = (batch.owners, batch.items) if exclude_seen else None
 
         def search(start: int, count: int) -> Found:
             def scorer(level: int, row: Tensor, codes: Tensor) -> Tensor:
@@ -293,5 +308,13 @@ class GenerativeLum(nn.Module):
         exclude_seen: bool = False,
         conditions: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
-        """The k most likely next items, ``[B, k]`` catalogue rows; see :meth:`retrieve`."""
-        return self.retrieve(batch, k, exclude_seen=exclude_seen, conditions=conditions).items
+        """The k most likely next items, ``[B, k]`` catalogue rows, 0 where there are fewer; see :meth:`retrieve`.
+
+        Args:
+            batch: histories.
+            k: items a row.
+            exclude_seen: leave out the items of the batch's histories.
+            conditions: ``[B]`` ids by condition, under which the next item is asked for.
+        """
+        seen = (batch.owners, batch.items) if exclude_seen else None
+        return self.retrieve(batch, k, seen=seen, conditions=conditions).items

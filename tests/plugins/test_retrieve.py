@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
 
+from genrec_plugins.cli import main
+from genrec_plugins.lum.batches import make_batch
+from genrec_plugins.lum.config import parse_lum
 from genrec_plugins.lum.dense_index import DenseIndex
+from genrec_plugins.lum.retrieve import Request, recommend
+from genrec_plugins.lum.run import LumRun, pretrain
 from genrec_registry.errors import DataError
 
 
@@ -69,3 +78,117 @@ def test_a_table_that_cannot_be_searched_is_refused():
         DenseIndex(np.array([[1.0, np.nan]], np.float32))
     with pytest.raises(DataError, match="empty"):
         DenseIndex(np.zeros((0, 3), np.float32))
+
+
+# -- genrec retrieve --------------------------------------------------------------------------------------------------
+
+USERS = {f"u{at}": [f"i{(at + step * (1 + at % 2)) % 8}" for step in range(5)] for at in range(10)}
+COMMON = {
+    "max_length": 8,
+    "embedding_dim": 8,
+    "evaluation": {"max_valid": 4},
+    "train": {"epochs": 1, "threads": 1, "warmup_steps": 1, "peak_flops": 1e9, "device": "cpu"},
+}
+INFO_NCE = {"encoder": {"type": "lum", "hidden": 8, "num_layers": 1}, "objective": {"negatives": {"sampled": 4}}}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two small runs on the same events: dense and generative."""
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "events.json").write_text(json.dumps(USERS))
+    index = {f"i{at}": [f"<a_{at // 4}>", f"<b_{at % 4 // 2}>"] for at in range(8)}  # two items an ID
+    (folder / "index.json").write_text(json.dumps(index))
+    dataset = {"dataset": {"type": "amazon-reviews", "path": str(folder / "events.json")}}
+    semantic = {"type": "semantic-id", "codes": str(folder / "index.json"), "hidden": 8, "layers": 1, "heads": 2}
+    for name, part in (("dense", INFO_NCE), ("beam", {"objective": semantic})):
+        pretrain(parse_lum(dataset | COMMON | part), folder / name)
+    return folder
+
+
+def genrec(*words: object) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main.run([str(word) for word in words])
+    return int(stopped.value.code or 0)
+
+
+@pytest.mark.parametrize("method", ["beam", "dense"])
+@pytest.mark.parametrize("exclude", [False, True])
+def test_every_user_gets_what_the_model_ranks_first(runs, method, exclude, tmp_path, capsys):
+    options = ["--exclude-seen"] if exclude else []
+    assert genrec("retrieve", runs / method, "-k", 6, "--out", tmp_path / "recs.parquet", *options) == 0
+    found = pl.read_parquet(tmp_path / "recs.parquet")
+    assert found.schema == {"user": pl.String, "rank": pl.Int32, "item": pl.String, "score": pl.Float32}
+    assert found["user"].unique(maintain_order=True).to_list() == sorted(USERS)
+    assert "u0" in capsys.readouterr().out
+    run = LumRun.open(runs / method)
+    histories, model = run.histories(), run.model()
+    for at, user in enumerate(histories.users):
+        batch = make_batch(histories, np.array([at]), 8)
+        rows = model.recommend(batch, 6, exclude, None)[0].tolist()
+        expected = [run.catalogue.items.values[row] for row in rows if row]
+        if exclude:
+            expected = [item for item in expected if item not in USERS[user]]  # dense lists fill up with barred ones
+        mine = found.filter(pl.col("user") == user)
+        assert mine["item"].to_list() == expected
+        assert mine["rank"].to_list() == list(range(1, len(expected) + 1))
+        assert mine["score"].is_sorted(descending=True)
+        assert not exclude or not set(expected) & set(USERS[user])
+
+
+def test_some_users_in_the_order_they_are_named(runs, tmp_path, capsys):
+    (tmp_path / "users.txt").write_text("u7\n\nu2\n")
+    out = tmp_path / "recs.parquet"
+    words = [
+        "retrieve",
+        runs / "beam",
+        "-k",
+        2,
+        "--user",
+        "u5",
+        "--users",
+        tmp_path / "users.txt",
+        "--out",
+        out,
+        "--json",
+    ]
+    assert genrec(*words) == 0
+    assert json.loads(capsys.readouterr().out) == {"out": str(out), "method": "beam", "users": 3, "rows": 6}
+    assert pl.read_parquet(out)["user"].to_list() == ["u5", "u5", "u7", "u7", "u2", "u2"]
+
+
+def test_a_graph_finds_the_same_on_a_small_catalogue(runs):
+    run = LumRun.open(runs / "dense")
+    assert_frame_equal(recommend(run, Request(k=3)), recommend(run, Request(k=3, index="hnsw")), abs_tol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["beam", "--method", "dense"], "objective semantic-id; expected --method beam"),
+        (["dense", "--method", "beam"], "objective info-nce; expected --method dense"),
+        (["dense", "--method", "dens"], "did you mean 'dense'"),
+        (["dense", "--index", "ivf"], "known: flat, hnsw"),
+        (["dense", "--user", "u99"], "1 of 1 users have no events in the run's dataset, as 'u99'; expected users"),
+        (["dense", "--condition", "like"], "expected NAME=VALUE"),
+        (["dense", "--condition", "action=like"], "there is no condition 'action'"),
+        (["dense", "--users", "absent.txt"], "cannot be read"),
+        (["absent"], "is not the directory of a pre-training run"),
+    ],
+)
+def test_a_users_mistake_is_one_sentence(runs, words, message, capsys):
+    assert genrec("retrieve", runs / words[0], *words[1:]) != 0
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_weights_do_not_go_with_other_codes(runs, tmp_path, capsys):
+    index = json.loads((runs / "index.json").read_text())
+    text = (runs / "index.json").read_text()
+    try:
+        (runs / "index.json").write_text(json.dumps(index | {"i0": index["i7"], "i7": index["i0"]}))
+        assert genrec("retrieve", runs / "beam", "--out", tmp_path / "recs.parquet") != 0
+    finally:
+        (runs / "index.json").write_text(text)
+    assert "not those the weights were trained on" in capsys.readouterr().err

@@ -28,3 +28,15 @@ def criteo_sample() -> Path:
 def avazu_sample() -> Path:
     """Raw Avazu rows, gzipped CSV with header."""
     return _sample("avazu/train_sample.csv.gz")
+
+
+@pytest.fixture(scope="session")
+def movielens_100k() -> Path:
+    """The folder of MovieLens-100K in RecBole's atomic files."""
+    return _sample("movielens-100k")
+
+
+@pytest.fixture(scope="session")
+def amazon_data() -> Path:
+    """The folder of Amazon Beauty (user -> items, published codes) and Office Products (MiniOneRec's files)."""
+    return _sample("amazon")

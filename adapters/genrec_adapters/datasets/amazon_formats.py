@@ -141,7 +141,8 @@ def _parse(block: bytes, first_row: int, path: str, policy: ErrorPolicy) -> pl.D
                 pl.coalesce("overall", "rating").alias("rating"),
                 pl.coalesce("unixReviewTime", "timestamp").alias("time"),
             )
-            sound = frame.select(pl.all_horizontal(pl.all().is_not_null()) & pl.col("rating").is_finite()).to_series()
+            whole = pl.all_horizontal(pl.all().is_not_null()) & (pl.col("user") != "") & (pl.col("item") != "")
+            sound = frame.select(whole & pl.col("rating").is_finite()).to_series()
             if frame.height == block.count(b"\n") and sound.all():
                 return frame
     except pl.exceptions.PolarsError:

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from genrec_plugins.encoders.positions import PositionTable, rotate
+from genrec_plugins.encoders.positions import PositionTable, turn, turns_at
 from genrec_plugins.encoders.suffixes import Suffixes
 from genrec_plugins.encoders.varlen import How, Layout, causal_attention
 from genrec_registry import ModelError
@@ -71,8 +71,8 @@ class Block(nn.Module):
     Example::
 
         >>> block = Block(hidden=8, heads=2, ffn=2.0, dropout=0.0, branch_scale=1.0)
-        >>> [part.shape for part in block.heads_of(torch.randn(5, 8), None)]
-        [torch.Size([5, 2, 4]), torch.Size([5, 2, 4]), torch.Size([5, 2, 4])]
+        >>> block.heads_of(torch.randn(5, 8), None).shape
+        torch.Size([5, 3, 2, 4])
     """
 
     def __init__(self, hidden: int, heads: int, ffn: float, dropout: float, branch_scale: float) -> None:
@@ -87,13 +87,11 @@ class Block(nn.Module):
         self.down = ScaledLinear(inner, hidden, branch_scale)
         self.dropout = nn.Dropout(dropout)
 
-    def heads_of(self, tokens: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values ``[..., H, d]`` of tokens ``[..., h]``; rotated if there are positions."""
-        qkv = self.qkv(self.attention_norm(tokens)).unflatten(-1, (3, self.heads, -1))
-        query, key, value = qkv.unbind(-3)
-        if positions is not None:
-            query, key = rotate(query, positions), rotate(key, positions)
-        return query, key, value
+    def heads_of(self, tokens: Tensor, turns: Tensor | None) -> Tensor:
+        """Queries, keys and values ``[..., 3, H, d]`` of tokens ``[..., h]``; the first two are turned, if told so."""
+        heads = self.qkv(self.attention_norm(tokens)).unflatten(-1, (3, self.heads, -1))
+        # Values are "turned" by one: cheaper than to take the three apart and put them together again.
+        return heads if turns is None else turn(heads, turns)
 
     def finish(self, tokens: Tensor, attended: Tensor) -> Tensor:
         """Add what attention found ``[..., H, d]`` to the tokens ``[..., h]``, and the FFN's part."""
@@ -147,7 +145,7 @@ class CausalStack(nn.Module):
             raise ModelError(f"hidden {hidden} cannot be split by heads {heads}{even}; change one of them")
         if positions == "learned" and max_length < 1:
             raise ModelError(f"max_length is {max_length}; learned positions need the length of the longest row")
-        self.hidden = hidden
+        self.head_width = hidden // heads
         self.attention = attention
         self.position = PositionTable(max_length, hidden) if positions == "learned" else None
         self.dropout = nn.Dropout(dropout)
@@ -161,15 +159,14 @@ class CausalStack(nn.Module):
     def prefill(self, tokens: Tensor, offsets: Tensor) -> tuple[Tensor, Cache]:
         """As :meth:`forward`, and what later :meth:`extend` calls need."""
         layout = Layout(offsets, self.attention)
-        tokens = self._placed(tokens, layout.positions, layout.max_length)
-        rotary = layout.positions if self.position is None else None
+        tokens, turns = self._placed(tokens, layout.positions, layout.max_length)
         keys, values = [], []
         for block in self.blocks:
             assert isinstance(block, Block)
-            query, key, value = block.heads_of(tokens, rotary)
-            tokens = block.finish(tokens, causal_attention(query, key, value, layout))
-            keys.append(key)
-            values.append(value)
+            heads = block.heads_of(tokens, turns)
+            tokens = block.finish(tokens, causal_attention(heads, layout))
+            keys.append(heads[:, 1])
+            values.append(heads[:, 2])
         return self.norm(tokens), Cache(layout.offsets, tuple(keys), tuple(values))
 
     def extend(self, suffix: Tensor, row: Tensor, prefix: Tensor, cache: Cache) -> Tensor:
@@ -187,17 +184,17 @@ class CausalStack(nn.Module):
         count, size, _ = suffix.shape
         positions = prefix.unsqueeze(1) + torch.arange(size, device=prefix.device)
         longest = int(prefix.max()) + size if count else 0
-        tokens = self._placed(suffix, positions, longest)
-        rotary = positions if self.position is None else None
+        tokens, turns = self._placed(suffix, positions, longest)
         suffixes = Suffixes(cache.offsets, row, prefix)
         for block, keys, values in zip(self.blocks, cache.keys, cache.values, strict=True):
             assert isinstance(block, Block)
-            attended = suffixes.attend(*block.heads_of(tokens, rotary), keys, values)
+            attended = suffixes.attend(block.heads_of(tokens, turns), keys, values)
             tokens = block.finish(tokens, attended)
         return self.norm(tokens)
 
-    def _placed(self, tokens: Tensor, positions: Tensor, longest: int) -> Tensor:
-        """Tokens with their learned positions, if there are any, after dropout."""
+    def _placed(self, tokens: Tensor, positions: Tensor, longest: int) -> tuple[Tensor, Tensor | None]:
+        """Tokens that know their positions, after dropout; or else the turns ``[..., 3, d / 2]`` that tell them."""
         if self.position is not None:
-            tokens = tokens + self.position(positions, longest)
-        return self.dropout(tokens)
+            return self.dropout(tokens + self.position(positions, longest)), None
+        turns = turns_at(positions, self.head_width)
+        return self.dropout(tokens), torch.stack([turns, turns, torch.ones_like(turns)], dim=-2)

@@ -6,30 +6,48 @@ from torch import Tensor, nn
 from genrec_registry import ModelError
 
 
-def rotate(heads: Tensor, positions: Tensor, base: float = 10_000.0) -> Tensor:
-    """Rotary position embedding (RoFormer, arXiv 2104.09864, equation 34): turn pair i by ``position * base^(-2i/d)``.
+def turns_at(positions: Tensor, width: int, base: float = 10_000.0) -> Tensor:
+    """Rotary position embedding (RoFormer, arXiv 2104.09864, section 3.2.2): the turn of every pair of features.
 
-    The angles are made here: a buffer would be zeros after DMP materialises a module built on the meta device.
+    Pair i at position p is turned by ``p * base^(-2i/d)``. Made in the forward: as a buffer the angles would be zeros
+    after DMP materialises a module built on the meta device.
 
     Args:
-        heads: ``[..., H, d]`` with an even d; feature i is paired with ``i + d/2``.
         positions: ``[...]``.
-        base: of the angles' wave lengths.
+        width: d, of a head; even.
+        base: of the wave lengths.
+
+    Returns:
+        ``[..., d / 2]`` complex numbers of length 1, for :func:`turn`.
+
+    Example::
+
+        >>> turns_at(torch.tensor([0]), width=4)
+        tensor([[1.+0.j, 1.+0.j]])
+    """
+    frequencies = base ** (-torch.arange(width // 2, device=positions.device, dtype=torch.float32) * 2 / width)
+    angles = positions.unsqueeze(-1) * frequencies
+    return torch.polar(torch.ones_like(angles), angles)
+
+
+def turn(heads: Tensor, turns: Tensor) -> Tensor:
+    """Turn features 2i and 2i + 1 together: one complex product, several times faster than sines and cosines apart.
+
+    Args:
+        heads: ``[..., H, d]``.
+        turns: ``[..., d / 2]`` of :func:`turns_at`.
 
     Example::
 
         >>> q, k = torch.randn(2, 1, 1, 8)
-        >>> here, there = torch.tensor([3]), torch.tensor([7])
-        >>> score = (rotate(q, here) * rotate(k, there)).sum()
-        >>> torch.allclose(score, (rotate(q, here + 5) * rotate(k, there + 5)).sum(), atol=1e-5)  # relative
+        >>> near = [turns_at(torch.tensor([place]), width=8) for place in (3, 7)]
+        >>> far = [turns_at(torch.tensor([place]), width=8) for place in (13, 17)]
+        >>> score = (turn(q, near[0]) * turn(k, near[1])).sum()  # depends on the distance alone
+        >>> torch.allclose(score, (turn(q, far[0]) * turn(k, far[1])).sum(), atol=1e-5)
         True
     """
-    half = heads.shape[-1] // 2
-    frequencies = base ** (-torch.arange(half, device=heads.device, dtype=torch.float32) / half)
-    angles = (positions.unsqueeze(-1) * frequencies).unsqueeze(-2)
-    cos, sin = angles.cos().to(heads.dtype), angles.sin().to(heads.dtype)
-    first, second = heads[..., :half], heads[..., half:]
-    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+    pairs = torch.view_as_complex(heads.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turns.unsqueeze(-2)).flatten(-2).to(heads.dtype)
 
 
 class PositionTable(nn.Module):

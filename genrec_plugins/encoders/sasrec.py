@@ -36,8 +36,8 @@ class SasRecBlock(nn.Module):
 
     def forward(self, tokens: Tensor, layout: Layout) -> Tensor:
         """Flat ``[T, h]`` to ``[T, h]``."""
-        query, key, value = self.qkv(self.attention_norm(tokens)).unflatten(1, (3, self.heads, -1)).unbind(1)
-        attended = causal_attention(query, key, value, layout, self.dropout.p if self.training else 0.0)
+        heads = self.qkv(self.attention_norm(tokens)).unflatten(1, (3, self.heads, -1))
+        attended = causal_attention(heads, layout, self.dropout.p if self.training else 0.0)
         tokens = tokens + self.dropout(attended.flatten(1))
         return tokens + self.dropout(self.ffn(self.ffn_norm(tokens)))
 

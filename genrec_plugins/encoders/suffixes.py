@@ -34,8 +34,8 @@ class Suffixes:
 
         >>> suffixes = Suffixes(torch.tensor([0, 2, 5]), row=torch.tensor([1, 1, 0]), prefix=torch.tensor([3, 0, 1]))
         >>> v = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]).view(5, 1, 1)
-        >>> own = torch.zeros(3, 1, 1, 1)  # with equal scores, attention is the mean of what is seen
-        >>> suffixes.attend(own, own, own, torch.zeros_like(v), v).flatten().tolist()
+        >>> own = torch.zeros(3, 1, 3, 1, 1)  # with equal scores, attention is the mean of what is seen
+        >>> suffixes.attend(own, torch.zeros_like(v), v).flatten().tolist()
         [3.0, 0.0, 0.5]
     """
 
@@ -57,25 +57,24 @@ class Suffixes:
             back[flat[::-1]] = np.arange(len(flat))[::-1]
         self._back = torch.from_numpy(back).to(device)
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, prefix_key: Tensor, prefix_value: Tensor) -> Tensor:
+    def attend(self, heads: Tensor, prefix_key: Tensor, prefix_value: Tensor) -> Tensor:
         """Softmax attention of every suffix token over its prefix and its own suffix up to itself.
 
         Args:
-            query: ``[M, t, H, d]``, and so ``key`` and ``value``.
-            key: see ``query``.
-            value: see ``query``.
+            heads: the suffixes' queries, keys and values, ``[M, t, 3, H, d]``.
             prefix_key: flat ``[T, H, d]``, and so ``prefix_value``.
             prefix_value: see ``prefix_key``.
 
         Returns:
             ``[M, t, H, d]``.
         """
-        size, scale = query.shape[1], query.shape[3] ** -0.5
-        later = torch.ones(size, size, dtype=torch.bool, device=query.device).triu(1)
-        results = [value[:0]]
+        size, scale = heads.shape[1], heads.shape[-1] ** -0.5
+        later = torch.ones(size, size, dtype=torch.bool, device=heads.device).triu(1)
+        results = [heads[:0, :, 2]]
         for seats, tokens, hidden in self._groups:
-            q, k, v = query[seats] * scale, key[seats], value[seats]  # [G, n, t, H, d]
+            q, k, v = heads[seats].unbind(3)  # each [G, n, t, H, d]
             shared_k, shared_v = prefix_key[tokens], prefix_value[tokens]  # [G, S, H, d]
+            q = q * scale
             of_prefix = torch.einsum("gnihd,gshd->ghnis", q, shared_k)
             of_prefix = of_prefix.masked_fill(hidden[:, None, :, None, :], float("-inf"))
             of_own = torch.einsum("gnihd,gnjhd->ghnij", q, k).masked_fill(later, float("-inf"))

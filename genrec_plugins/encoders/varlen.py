@@ -166,13 +166,11 @@ def _block_mask(row: Int64 | None, device: torch.device) -> Tensor | None:
     return (owner[:, :, None] == owner[:, None, :]).tril()
 
 
-def causal_attention(query: Tensor, key: Tensor, value: Tensor, layout: Layout, dropout: float = 0.0) -> Tensor:
+def causal_attention(heads: Tensor, layout: Layout, dropout: float = 0.0) -> Tensor:
     """Softmax attention of every token over itself and the earlier tokens of its row.
 
     Args:
-        query: flat ``[T, H, d]``, and so ``key`` and ``value``.
-        key: see ``query``.
-        value: see ``query``.
+        heads: queries, keys and values, flat ``[T, 3, H, d]``.
         layout: of the T tokens.
         dropout: on the attention weights.
 
@@ -181,56 +179,54 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, layout: Layout, 
 
     Example::
 
-        >>> q = k = v = torch.randn(5, 2, 4)
-        >>> offsets = torch.tensor([0, 2, 2, 5])
-        >>> expected = attention_by_row(q, k, v, offsets)
-        >>> torch.allclose(causal_attention(q, k, v, Layout(offsets)), expected, atol=1e-5)
+        >>> heads, offsets = torch.randn(5, 3, 2, 4), torch.tensor([0, 2, 2, 5])
+        >>> torch.allclose(causal_attention(heads, Layout(offsets)), attention_by_row(heads, offsets), atol=1e-5)
         True
     """
-    if layout.how == "bucketed" and layout.num_tokens and _flash(query) and not dropout:
+    if layout.how == "bucketed" and layout.num_tokens and _flash(heads) and not dropout:
         from torch.nn.attention.varlen import varlen_attn
 
+        query, key, value = heads.unbind(1)
         ends, longest = layout.offsets.int(), layout.max_length
         attended = varlen_attn(query, key, value, ends, ends, longest, longest, window_size=(-1, 0))
         assert isinstance(attended, Tensor)
         return attended
 
-    if query.device.type == "cpu" and query.dtype == torch.bfloat16:
+    if heads.device.type == "cpu" and heads.dtype == torch.bfloat16:
         # PyTorch's CPU kernel is slower in bf16 than in fp32; forward and backward together by 2.5x where measured.
         with torch.autocast("cpu", enabled=False):
-            attended = causal_attention(query.float(), key.float(), value.float(), layout, dropout)
-        return attended.to(query.dtype)
+            return causal_attention(heads.float(), layout, dropout).to(heads.dtype)
 
     def kernel(rows: Tensor, mask: Tensor | None) -> Tensor:
-        q, k, v = rows.permute(2, 0, 3, 1, 4)  # [R, S, 3, H, d] to three of [R, H, S, d]
+        query, key, value = rows.permute(2, 0, 3, 1, 4)  # [R, S, 3, H, d] to three of [R, H, S, d]
         mask = None if mask is None else mask.unsqueeze(1)
         mixed = torch.nn.functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, dropout_p=dropout
+            query, key, value, attn_mask=mask, is_causal=mask is None, dropout_p=dropout
         )
         return mixed.transpose(1, 2)
 
-    return layout.apply(kernel, torch.stack([query, key, value], dim=1))
+    return layout.apply(kernel, heads)
 
 
-def _flash(query: Tensor) -> bool:
+def _flash(heads: Tensor) -> bool:
     """Whether PyTorch's flash kernel for jagged rows takes this tensor."""
-    return query.is_cuda and query.dtype in (torch.float16, torch.bfloat16)
+    return heads.is_cuda and heads.dtype in (torch.float16, torch.bfloat16)
 
 
-def attention_by_row(query: Tensor, key: Tensor, value: Tensor, offsets: Tensor) -> Tensor:
+def attention_by_row(heads: Tensor, offsets: Tensor) -> Tensor:
     """The same as :func:`causal_attention`, row by row and in plain formulas: slow, and obviously right.
 
     Example::
 
-        >>> v = torch.tensor([1.0, 3.0, 5.0]).view(3, 1, 1)
-        >>> attention_by_row(torch.zeros_like(v), v, v, torch.tensor([0, 2, 3])).flatten().tolist()
+        >>> heads = torch.tensor([1.0, 3.0, 5.0]).view(3, 1, 1, 1) * torch.tensor([0.0, 0.0, 1.0]).view(3, 1, 1)
+        >>> attention_by_row(heads, torch.tensor([0, 2, 3])).flatten().tolist()
         [1.0, 2.0, 5.0]
     """
-    rows = []
+    rows = [heads[:0, 2]]
     for start, stop in zip(offsets.tolist(), offsets.tolist()[1:], strict=False):
-        q, k, v = query[start:stop], key[start:stop], value[start:stop]
-        scores = torch.einsum("ihd,jhd->hij", q, k) / q.shape[-1] ** 0.5
-        hidden = torch.ones(stop - start, stop - start, dtype=torch.bool, device=q.device).triu(1)
+        query, key, value = heads[start:stop].unbind(1)
+        scores = torch.einsum("ihd,jhd->hij", query, key) / query.shape[-1] ** 0.5
+        hidden = torch.ones(stop - start, stop - start, dtype=torch.bool, device=query.device).triu(1)
         weights = scores.masked_fill(hidden, float("-inf")).softmax(dim=-1)
-        rows.append(torch.einsum("hij,jhd->ihd", weights, v))
+        rows.append(torch.einsum("hij,jhd->ihd", weights, value))
     return torch.cat(rows)

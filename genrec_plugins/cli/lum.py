@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -108,3 +108,110 @@ def evaluate(
         print_json(metrics)
     else:
         _print_metrics({split: metrics})
+
+
+@app.command()
+def query(
+    run_dir: RunDirectory,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Directory of the knowledge store; a store is replaced.")],
+    query_: Annotated[
+        list[str] | None,
+        typer.Option("--query", help="NAME:CONDITION=VALUE,... [default: each value of a single condition]."),
+    ] = None,
+    snapshots: Annotated[
+        str, typer.Option("--snapshots", help="last: after a user's last event; every-event: after each, too.")
+    ] = "last",
+    until: Annotated[
+        str | None, typer.Option("--until", help="See events strictly before this: epoch seconds, or a date.")
+    ] = None,
+    stride: Annotated[
+        int | None, typer.Option("--stride", min=1, help="Of windows over longer histories [default: a quarter].")
+    ] = None,
+    max_events: Annotated[int, typer.Option("--max-events", min=1, help="Events and queries of a pass.")] = 16384,
+    measure: Annotated[bool, typer.Option("--measure", help="Time separate passes beside the group query.")] = False,
+    quiet: IsQuiet = False,
+    json_: AsJson = False,
+) -> None:
+    """Ask a pre-trained run the same queries about every user; write a knowledge store.
+
+    Examples:
+
+        genrec lum query runs/lum_movielens --out stores/likes --query like:action=like
+
+        genrec lum query runs/lum_movielens --out stores/all --query like:action=like --query dislike:action=dislike
+        --snapshots every-event --measure
+    """
+    from genrec_plugins.cli.logs import load_torchrec
+    from genrec_registry import ConfigError, did_you_mean
+
+    if snapshots not in ("last", "every-event"):
+        raise ConfigError(f"--snapshots is '{snapshots}'{did_you_mean(snapshots, ['last', 'every-event'])}")
+    moment = parse_time(until) if until is not None else None
+    load_torchrec()
+
+    from genrec_plugins.cli.table import print_json
+    from genrec_plugins.lum.query import query_run
+    from genrec_plugins.lum.run import LumRun
+    from genrec_plugins.training.reporter import Console, Quiet
+
+    run = LumRun.open(run_dir)
+    longest = run.run.config.max_length
+    if stride is not None and stride > longest:
+        raise ConfigError(f"--stride is {stride}, expected at most the run's max_length {longest}")
+    options: dict[str, Any] = {"snapshots": snapshots, "until": moment, "stride": stride, "max_events": max_events}
+    if quiet:
+        done = query_run(run, out, query_ or (), reporter=Quiet(), **options)
+    else:
+        with Console(unit="snapshots") as console:
+            done = query_run(run, out, query_ or (), reporter=console, **options)
+    report: dict[str, Any] = {
+        "users": done.users,
+        "snapshots": done.snapshots,
+        "queries": list(done.queries),
+        "seconds": done.seconds,
+        "store": done.store.digest,
+    }
+    if measure:
+        from dataclasses import asdict
+
+        from genrec_plugins.lum.measure import measure_run
+
+        found = measure_run(run, query_ or (), **options)
+        report["measured"] = asdict(found) | {"speed_up": found.speed_up}
+    if json_:
+        print_json(report)
+        return
+    typer.echo(
+        f"{done.users:,} users, {done.snapshots:,} snapshots, queries {', '.join(done.queries)}: "
+        f"{done.seconds:.1f} s; knowledge store {out}"
+    )
+    if measure:
+        typer.echo(
+            f"of {found.snapshots:,} snapshots x {found.queries} queries: group query {found.group_seconds:.2f} s, "
+            f"separate passes {found.separate_seconds:.2f} s, {found.speed_up:.1f} times; "
+            f"largest difference {found.max_difference:.1e}"
+        )
+
+
+def parse_time(text: str) -> int:
+    """Epoch seconds of ``--until``: a number as it is, a date or moment in UTC.
+
+    Raises:
+        ConfigError: it is neither.
+
+    Example::
+
+        >>> parse_time("893286638"), parse_time("1998-04-22"), parse_time("1998-04-22T12:00:00")
+        (893286638, 893203200, 893246400)
+    """
+    from datetime import UTC, datetime
+
+    from genrec_registry import ConfigError
+
+    if text.removeprefix("-").isdigit():
+        return int(text)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"--until is '{text}', expected epoch seconds or a date such as 1998-04-22") from None
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())

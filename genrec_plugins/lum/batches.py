@@ -79,10 +79,34 @@ def make_batch(histories: Histories, users: npt.NDArray[np.int64], max_length: i
         [1, 2]
     """
     stops = histories.offsets[users + 1]
-    lengths = np.minimum(stops - histories.offsets[users], max_length)
+    starts = np.maximum(histories.offsets[users], stops - max_length)
+    return slice_batch(histories, users, starts, stops)
+
+
+def slice_batch(
+    histories: Histories, users: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]
+) -> SequenceBatch:
+    """A row for each run of events ``starts[b]`` to ``stops[b]``.
+
+    Args:
+        histories: all events.
+        users: ``[B]`` the user of each run.
+        starts: ``[B]`` its first event, as a row of ``histories.items``.
+        stops: ``[B]`` one past its last event.
+
+    Example::
+
+        >>> histories = Histories(
+        ...     users=("u", "v"), offsets=np.array([0, 2, 3]), items=np.array([1, 2, 1], np.int32),
+        ...     times=np.array([5, 9, 7]), labels=np.array([1, 0, 1], np.int8),
+        ... )
+        >>> slice_batch(histories, np.array([0, 0]), np.array([0, 1]), np.array([0, 2])).lengths.tolist()
+        [0, 1]
+    """
+    lengths = stops - starts
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    # Row t of the batch is event t - offsets[b] of the kept part of user b.
-    events = np.arange(offsets[-1]) + np.repeat(stops - lengths - offsets[:-1], lengths)
+    # Row t of the batch is event t - offsets[b] of run b.
+    events = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
     return SequenceBatch(
         users=torch.from_numpy(users),
         offsets=torch.from_numpy(offsets),

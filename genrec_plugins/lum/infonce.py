@@ -198,17 +198,26 @@ class InfoNCEModel(nn.Module):
         drawn = self.sampler.draw(targets)
         true_items, place = torch.unique(targets, return_inverse=True)
         vectors = self.item_vectors(torch.cat([true_items, drawn.items]))
-        true = (states * vectors[: len(true_items)][place]).sum(dim=1) / self.temperature
-        logits = states @ vectors[len(true_items) :].T / self.temperature
+        states = states / self.temperature
+        true = (states * vectors[: len(true_items)][place]).sum(dim=1)
+        negatives = vectors[len(true_items) :]
         if self.objective.negatives.log_q:
-            logits = logits - drawn.log_q
+            logits = torch.addmm(-drawn.log_q, states, negatives.T)
             if self.objective.negatives.log_q_positive:
                 true = true - self.sampler.expected(len(targets)).clamp(min=1e-12).log().float()[targets]
-        hidden = targets[:, None] == drawn.items[None, :]
-        if self.objective.negatives.mask_history:
-            hidden = hidden | self._in_history(batch, drawn.items)[batch.owners[chosen]]
-        logits = logits.masked_fill(hidden, -torch.inf)
-        return (torch.cat([true[:, None], logits], dim=1).logsumexp(dim=1) - true).mean()
+        else:
+            logits = states @ negatives.T
+        with torch.no_grad():
+            # Written past autograd, which would copy the whole matrix: at -inf logsumexp has gradient 0 of itself.
+            logits[self._hits(targets, drawn.items)] = -torch.inf
+            if self.objective.negatives.mask_history:
+                logits[self._in_history(batch, drawn.items)[batch.owners[chosen]]] = -torch.inf
+        return (torch.logaddexp(logits.logsumexp(dim=1), true) - true).mean()
+
+    @staticmethod
+    def _hits(targets: Tensor, items: Tensor) -> tuple[Tensor, ...]:
+        """Where a negative is the event's own true item: places ``(event, negative)``."""
+        return torch.nonzero(targets[:, None] == items[None, :], as_tuple=True)
 
     def _in_history(self, batch: SequenceBatch, items: Tensor) -> Tensor:
         """``[B, M]`` whether each item is one of the row's."""

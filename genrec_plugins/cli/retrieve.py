@@ -30,6 +30,10 @@ def retrieve(
     condition: Annotated[
         list[str] | None, typer.Option("--condition", help="NAME=VALUE the next item is asked for under, action=like.")
     ] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Knowledge store of 'genrec lum query': take its vectors, run no model.")
+    ] = None,
+    query: Annotated[str | None, typer.Option(help="Which query of the store [default: its only one].")] = None,
     exclude_seen: Annotated[bool, typer.Option("--exclude-seen", help="Leave out items of the history.")] = False,
     width: Annotated[int, typer.Option(min=0, help="Prefixes kept in beam search [default: the run's].")] = 0,
     index: Annotated[str, typer.Option(help="Dense: flat (exact) or hnsw (a graph, approximate).")] = "flat",
@@ -43,6 +47,8 @@ def retrieve(
         genrec retrieve runs/generative_beauty --k 20 --exclude-seen --out recs.parquet
 
         genrec retrieve runs/lum_movielens --condition action=like --user 1 --user 7
+
+        genrec retrieve runs/lum_movielens --store stores/likes --query like --index hnsw
     """
     from genrec_plugins.cli.logs import load_torchrec
     from genrec_registry import ConfigError, did_you_mean
@@ -50,6 +56,8 @@ def retrieve(
     for option, value, known in (("--method", method, METHODS), ("--index", index, INDEXES)):
         if value not in known:
             raise ConfigError(f"{option} is '{value}'{did_you_mean(value, known)}")
+    if query is not None and store is None:
+        raise ConfigError("--query names a query of a knowledge store; add --store, or ask by --condition")
     chosen = named_users(user, users)
     conditions = named_conditions(condition)
     load_torchrec()
@@ -68,6 +76,8 @@ def retrieve(
         exclude_seen=exclude_seen,
         width=width,
         index=index,  # type: ignore[arg-type]
+        store=store,
+        query=query,
     )
     if quiet:
         found = recommend(run, request, chosen, Quiet())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -12,12 +13,13 @@ import polars as pl
 import torch
 
 from genrec_adapters.behaviour.histories import Histories
-from genrec_plugins.lum.batches import SequenceBatch, make_batch
+from genrec_adapters.knowledge import KnowledgeStore
+from genrec_plugins.lum.batches import make_batch
 from genrec_plugins.lum.config import SemanticIdObjective
 from genrec_plugins.lum.data import fixed_conditions
 from genrec_plugins.lum.dense_index import DenseIndex, IndexType
 from genrec_plugins.training.reporter import Quiet, Reporter
-from genrec_registry import ConfigError, DataError
+from genrec_registry import ConfigError, DataError, ModelError
 
 if TYPE_CHECKING:
     from genrec_plugins.lum.run import LumRun
@@ -27,8 +29,8 @@ Float32 = npt.NDArray[np.float32]
 Method = Literal["auto", "beam", "dense"]
 #: users answered at once
 USERS = 1024
-#: what a batch of users gets: rows of the catalogue and scores, ``[B, k]``, 0 and -inf where there is none
-Answer = Callable[[SequenceBatch, Int64, "tuple[Int64, Int64] | None"], tuple[Int64, Float32]]
+#: ``(users [B], seen) -> rows of the catalogue and scores, [B, k]``, 0 and -inf where there is none
+Answer = Callable[[Int64, "tuple[Int64, Int64] | None"], tuple[Int64, Float32]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,8 @@ class Request:
         exclude_seen: leave out items of the user's whole history.
         width: prefixes kept in beam search; the run's own if 0.
         index: of dense retrieval.
+        store: a knowledge store of the run, whose vectors stand for the model's; for dense retrieval.
+        query: which of the store's queries; may be left out if it has one.
     """
 
     k: int = 10
@@ -50,12 +54,16 @@ class Request:
     exclude_seen: bool = False
     width: int = 0
     index: IndexType = "flat"
+    store: Path | None = None
+    query: str | None = None
 
 
 def recommend(
     run: LumRun, request: Request, users: Sequence[str] | None = None, reporter: Reporter | None = None
 ) -> pl.DataFrame:
     """The k best next items of users, after all events that the run's dataset has of them.
+
+    With a knowledge store it is the user's newest snapshot there that speaks, or the cold-start row.
 
     Args:
         run: a pre-trained run.
@@ -67,22 +75,25 @@ def recommend(
         ``user``, ``rank`` (from 1), ``item``, ``score``: the log-probability of the item's ID, or the similarity.
 
     Raises:
-        ConfigError: the method does not go with the run, or a condition is unknown.
+        ConfigError: the method does not go with the run, or a condition or query is unknown.
         DataError: a user is unknown.
+        ModelError: the store is another model's.
     """
     method = method_of(run, request.method)
     ids = fixed_conditions(request.conditions or {}, run.vocabularies, "--condition")
+    store = None if request.store is None else _open_store(run, request, method)
     histories = run.histories()
     chosen = chosen_users(histories, users)
-    model: Any = run.model()
-    answer = _beam(model, request, ids) if method == "beam" else _dense(model, request, ids)
+    if store is not None:
+        answer = _stored(run, store, histories, request)
+    else:
+        answer = (_beam if method == "beam" else _dense)(run, histories, request, ids)
     reporter = reporter or Quiet()
     items = np.array(run.catalogue.items.values, dtype=object)
     parts = [pl.DataFrame(schema={"user": pl.String, "rank": pl.Int32, "item": pl.String, "score": pl.Float32})]
     done = 0
     for part in _by_length(histories, chosen):
-        batch = make_batch(histories, part, run.facts.max_length)
-        rows, scores = answer(batch, part, seen_items(histories, part) if request.exclude_seen else None)
+        rows, scores = answer(part, seen_items(histories, part) if request.exclude_seen else None)
         parts.append(as_table([histories.users[user] for user in part.tolist()], rows, scores, items))
         done += len(part)
         reporter.rows(stage=f"retrieving by {method}", rows=done, total=len(chosen))
@@ -170,29 +181,73 @@ def _asked(ids: Mapping[str, int], count: int, device: torch.device) -> dict[str
     return {name: torch.full((count,), value, dtype=torch.int64, device=device) for name, value in ids.items()}
 
 
-def _beam(model: Any, request: Request, ids: Mapping[str, int]) -> Answer:
+def _beam(run: LumRun, histories: Histories, request: Request, ids: Mapping[str, int]) -> Answer:
+    model: Any = run.model()
     device = next(model.parameters()).device
 
-    def answer(batch: SequenceBatch, users: Int64, seen: tuple[Int64, Int64] | None) -> tuple[Int64, Float32]:
+    def answer(users: Int64, seen: tuple[Int64, Int64] | None) -> tuple[Int64, Float32]:
+        batch = make_batch(histories, users, run.facts.max_length).to(device)
         barred = None if seen is None else tuple(torch.from_numpy(part).to(device) for part in seen)
         asked = _asked(ids, len(users), device)
-        found = model.retrieve(batch.to(device), request.k, seen=barred, conditions=asked, width=request.width)
+        found = model.retrieve(batch, request.k, seen=barred, conditions=asked, width=request.width)
         return found.items.cpu().numpy(), found.scores.cpu().numpy()
 
     return answer
 
 
-def _dense(model: Any, request: Request, ids: Mapping[str, int]) -> Answer:
+@torch.no_grad()
+def _dense(run: LumRun, histories: Histories, request: Request, ids: Mapping[str, int]) -> Answer:
+    model: Any = run.model()
     device = next(model.parameters()).device
-    with torch.no_grad():
-        vectors = model.catalogue_vectors().float().cpu().numpy()
-    index = DenseIndex(vectors[1:], rows=np.arange(1, len(vectors)), kind=request.index)
+    index = _index(model.catalogue_vectors()[1:].float().cpu().numpy(), request)
 
-    def answer(batch: SequenceBatch, users: Int64, seen: tuple[Int64, Int64] | None) -> tuple[Int64, Float32]:
-        batch = batch.to(device)
+    @torch.no_grad()
+    def answer(users: Int64, seen: tuple[Int64, Int64] | None) -> tuple[Int64, Float32]:
+        batch = make_batch(histories, users, run.facts.max_length).to(device)
         rows = torch.arange(len(users), device=device)
-        with torch.no_grad():
-            queries = model.answers(batch, rows, batch.lengths, _asked(ids, len(users), device))
+        queries = model.answers(batch, rows, batch.lengths, _asked(ids, len(users), device))
         return index.search(queries.float().cpu().numpy(), request.k, exclude=seen)
 
     return answer
+
+
+def _stored(run: LumRun, store: KnowledgeStore, histories: Histories, request: Request) -> Answer:
+    query = _query_of(store, request)
+    index = _index(store.item_vectors(store.item_rows(run.catalogue.items.values[1:])), request)
+
+    def answer(users: Int64, seen: tuple[Int64, Int64] | None) -> tuple[Int64, Float32]:
+        rows = store.user_rows([histories.users[user] for user in users.tolist()], np.full(len(users), np.inf))
+        return index.search(store.query_vectors(query, rows), request.k, exclude=seen)
+
+    return answer
+
+
+def _index(vectors: Float32, request: Request) -> DenseIndex:
+    """An index of all items; row 0 of the catalogue, the unknown item, is not among them."""
+    return DenseIndex(vectors, rows=np.arange(1, len(vectors) + 1), kind=request.index)
+
+
+def _open_store(run: LumRun, request: Request, method: str) -> KnowledgeStore:
+    if method == "beam":
+        raise ConfigError(f"--store goes with dense retrieval, but {run.directory} generates codes; leave --store out")
+    if request.conditions:
+        raise ConfigError(
+            "--condition does not go with --store, whose queries have theirs; name one of them by --query"
+        )
+    store = KnowledgeStore.open(request.store or "")
+    if store.facts.model != run.digest:
+        raise ModelError(
+            f"{store.directory}: was written by model {store.facts.model[:16]}.., but {run.directory} holds model "
+            f"{run.digest[:16]}..; run 'genrec lum query' again"
+        )
+    return store
+
+
+def _query_of(store: KnowledgeStore, request: Request) -> str:
+    queries = store.facts.queries
+    if request.query is None and len(queries) == 1:
+        return queries[0]
+    if request.query not in queries:
+        found = "is missing" if request.query is None else f"is '{request.query}'"
+        raise ConfigError(f"--query {found}; {store.directory} has the queries {', '.join(queries)}")
+    return request.query

@@ -15,6 +15,7 @@ from genrec_plugins.cli import main
 from genrec_plugins.lum.batches import make_batch
 from genrec_plugins.lum.config import parse_lum
 from genrec_plugins.lum.dense_index import DenseIndex
+from genrec_plugins.lum.query import query_run
 from genrec_plugins.lum.retrieve import Request, recommend
 from genrec_plugins.lum.run import LumRun, pretrain
 from genrec_registry.errors import DataError
@@ -157,6 +158,22 @@ def test_some_users_in_the_order_they_are_named(runs, tmp_path, capsys):
     assert pl.read_parquet(out)["user"].to_list() == ["u5", "u5", "u7", "u7", "u2", "u2"]
 
 
+def test_a_store_says_what_its_model_says(runs, tmp_path, capsys):
+    run = LumRun.open(runs / "dense")
+    query_run(run, tmp_path / "store", ["now"])
+    stored = recommend(run, Request(k=4, store=tmp_path / "store", query="now", exclude_seen=True))
+    assert_frame_equal(stored, recommend(run, Request(k=4, exclude_seen=True)), abs_tol=1e-6)
+    query_run(run, tmp_path / "store", ["now", "later"])
+    assert genrec("retrieve", runs / "dense", "--store", tmp_path / "store") != 0
+    assert "--query is missing" in capsys.readouterr().err
+    assert genrec("retrieve", runs / "dense", "--store", tmp_path / "store", "--query", "nwo") != 0
+    assert "has the queries now, later" in capsys.readouterr().err
+    manifest = tmp_path / "store" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(run.digest, "0" * 64))
+    assert genrec("retrieve", runs / "dense", "--store", tmp_path / "store", "--query", "now") != 0
+    assert "was written by model 0000000000000000.." in capsys.readouterr().err
+
+
 def test_a_graph_finds_the_same_on_a_small_catalogue(runs):
     run = LumRun.open(runs / "dense")
     assert_frame_equal(recommend(run, Request(k=3)), recommend(run, Request(k=3, index="hnsw")), abs_tol=1e-6)
@@ -172,6 +189,9 @@ def test_a_graph_finds_the_same_on_a_small_catalogue(runs):
         (["dense", "--user", "u99"], "1 of 1 users have no events in the run's dataset, as 'u99'; expected users"),
         (["dense", "--condition", "like"], "expected NAME=VALUE"),
         (["dense", "--condition", "action=like"], "there is no condition 'action'"),
+        (["dense", "--query", "like"], "add --store, or ask by --condition"),
+        (["beam", "--store", "store"], "--store goes with dense retrieval"),
+        (["dense", "--store", "absent"], "absent: is no knowledge store"),
         (["dense", "--users", "absent.txt"], "cannot be read"),
         (["absent"], "is not the directory of a pre-training run"),
     ],

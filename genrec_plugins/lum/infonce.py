@@ -188,7 +188,7 @@ class InfoNCEModel(nn.Module):
         chosen = torch.nonzero(wanted).squeeze(1)
         states, targets = states[chosen], batch.items[chosen]
         if not len(targets):
-            return states.sum()
+            return states.sum()  # of nothing: 0, with a gradient
         if self.objective.full:
             logits = states @ self.catalogue_vectors()[1:].T / self.temperature
             return functional.cross_entropy(logits, targets - 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from genrec_registry import DataError
@@ -35,5 +35,6 @@ def written_aside(path: Path, *, instead: str = "name another --out") -> Iterato
         yield partial
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # it may be that its folder is none
+            partial.unlink(missing_ok=True)
         raise DataError(f"{path}: cannot be written ({error.strerror or error}); {instead}") from error

@@ -7,7 +7,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -45,17 +45,15 @@ class ScaledLinear(nn.Linear):
 
 @dataclass(frozen=True)
 class Cache:
-    """What :meth:`CausalStack.extend` needs of a prefix.
+    """What :meth:`CausalStack.extend` needs of the rows it continues.
 
     Args:
-        offsets: ``[B + 1]`` of the prefixes' tokens.
-        keys: flat ``[T, H, d]`` a layer, already rotated.
-        values: flat ``[T, H, d]`` a layer.
+        offsets: ``[B + 1]`` of the rows' tokens.
+        layers: for each layer the tokens' keys and values, flat ``[T, 2, H, d]``.
     """
 
     offsets: Tensor
-    keys: tuple[Tensor, ...]
-    values: tuple[Tensor, ...]
+    layers: tuple[Tensor, ...]
 
 
 class Block(nn.Module):
@@ -157,17 +155,13 @@ class CausalStack(nn.Module):
         return self.prefill(tokens, offsets)[0]
 
     def prefill(self, tokens: Tensor, offsets: Tensor) -> tuple[Tensor, Cache]:
-        """As :meth:`forward`, and what later :meth:`extend` calls need."""
-        layout = Layout(offsets, self.attention)
-        tokens, turns = self._placed(tokens, layout.positions, layout.max_length)
-        keys, values = [], []
-        for block in self.blocks:
-            assert isinstance(block, Block)
-            heads = block.heads_of(tokens, turns)
-            tokens = block.finish(tokens, causal_attention(heads, layout))
-            keys.append(heads[:, 1])
-            values.append(heads[:, 2])
-        return self.norm(tokens), Cache(layout.offsets, tuple(keys), tuple(values))
+        """Outputs as of :meth:`forward`, and what later :meth:`extend` calls need."""
+        tokens, cache = self._run(tokens, offsets, to_the_end=True)
+        return self.norm(tokens), cache
+
+    def remember(self, tokens: Tensor, offsets: Tensor) -> Cache:
+        """:meth:`prefill` for when its outputs are not wanted: the last block stops at its keys and values."""
+        return self._run(tokens, offsets, to_the_end=False)[1]
 
     def extend(self, suffix: Tensor, row: Tensor, prefix: Tensor, cache: Cache) -> Tensor:
         """Outputs of M suffixes, each as if it alone stood behind its prefix.
@@ -176,7 +170,7 @@ class CausalStack(nn.Module):
             suffix: ``[M, t, h]``.
             row: ``[M]`` row of the prefill it continues.
             prefix: ``[M]`` tokens of that row it sees; its own positions begin there.
-            cache: of :meth:`prefill`.
+            cache: of :meth:`prefill` or :meth:`remember`.
 
         Returns:
             ``[M, t, h]``.
@@ -186,11 +180,23 @@ class CausalStack(nn.Module):
         longest = int(prefix.max()) + size if count else 0
         tokens, turns = self._placed(suffix, positions, longest)
         suffixes = Suffixes(cache.offsets, row, prefix)
-        for block, keys, values in zip(self.blocks, cache.keys, cache.values, strict=True):
-            assert isinstance(block, Block)
-            attended = suffixes.attend(block.heads_of(tokens, turns), keys, values)
-            tokens = block.finish(tokens, attended)
+        for block, prefixes in zip(self._blocks(), cache.layers, strict=True):
+            tokens = block.finish(tokens, suffixes.attend(block.heads_of(tokens, turns), prefixes))
         return self.norm(tokens)
+
+    def _run(self, tokens: Tensor, offsets: Tensor, to_the_end: bool) -> tuple[Tensor, Cache]:
+        layout = Layout(offsets, self.attention)
+        tokens, turns = self._placed(tokens, layout.positions, layout.max_length)
+        layers = []
+        for block in self._blocks():
+            heads = block.heads_of(tokens, turns)
+            layers.append(heads[:, 1:])
+            if to_the_end or len(layers) < len(self.blocks):
+                tokens = block.finish(tokens, causal_attention(heads, layout))
+        return tokens, Cache(layout.offsets, tuple(layers))
+
+    def _blocks(self) -> list[Block]:
+        return cast(list[Block], list(self.blocks))
 
     def _placed(self, tokens: Tensor, positions: Tensor, longest: int) -> tuple[Tensor, Tensor | None]:
         """Tokens that know their positions, after dropout; or else the turns ``[..., 3, d / 2]`` that tell them."""

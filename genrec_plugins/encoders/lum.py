@@ -112,7 +112,7 @@ class Lum(nn.Module):
 
     def _ask(self, events: Mapping[str, JaggedTensor], row: Tensor, prefix: Tensor, asked: Tensor) -> Tensor:
         """Outputs ``[M, D]`` at condition tokens ``asked [M, h]``."""
-        _, cache = self.stack.prefill(*self._tokens(events))
+        cache = self.stack.remember(*self._tokens(events))
         return self.out(self.stack.extend(asked.unsqueeze(1), row, 2 * prefix, cache).squeeze(1))
 
     def _tokens(self, events: Mapping[str, JaggedTensor]) -> tuple[Tensor, Tensor]:

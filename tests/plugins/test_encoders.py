@@ -65,6 +65,7 @@ def test_extend_is_as_many_separate_passes(positions, size):
     out, cache = stack.prefill(tokens, offsets)
     torch.testing.assert_close(out, stack(tokens, offsets), atol=0, rtol=0)
     found = stack.extend(suffix, row, prefix, cache)
+    assert torch.equal(stack.extend(suffix, row, prefix, stack.remember(tokens, offsets)), found)
     expected = separate_passes(stack, tokens, offsets, suffix, row, prefix)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 

@@ -33,6 +33,14 @@ class PluginsConfig(Config):
     disable: list[str] = Field(default_factory=list, description="distributions or entry points to skip")
 
 
+class WarmStart(Config):
+    """Begin the sequence encoder at pre-trained weights."""
+
+    encoder: str = Field(min_length=1, description="run directory of 'genrec lum pretrain'")
+    freeze: bool = Field(False, description="leave the pre-trained weights of the encoder as they are")
+    freeze_tables: bool | None = Field(None, description="leave the tables that it reads as they are; null: as freeze")
+
+
 class _Training(Config):
     """What both presets share."""
 
@@ -48,6 +56,7 @@ class _Training(Config):
     device: str = Field("auto", description="auto, cpu or cuda")
     amp: Literal["none", "bf16"] = Field("none", description="autocast of the dense part; bf16 pays on GPUs only")
     threads: NonNegativeInt = Field(0, description="CPU threads of torch; 0: torch's default")
+    warm_start: WarmStart | None = Field(None, description="pre-trained weights that model.encoder begins at")
 
 
 class TorchRecTraining(_Training):

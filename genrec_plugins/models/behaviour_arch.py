@@ -76,6 +76,8 @@ class BehaviourArch(nn.Module):
         self.projection = nn.Linear(encoder_dim, embedding_dim) if encoder_dim != embedding_dim else None
         self.field = field
         self.spec = spec
+        self.encoder_dim = encoder_dim
+        self.feature_dim = embedding_collection.embedding_dim()
         self.event_features = dict(zip(encoder_names(field, spec.items + spec.conditions), spec.features, strict=False))
         self.target_features = dict(zip(encoder_names(field, spec.items), spec.targets, strict=False))
         self.encoder_frozen = False
@@ -90,14 +92,19 @@ class BehaviourArch(nn.Module):
         """The history's tables."""
         return list(self.embedding_collection.parameters())
 
-    def freeze(self, *, encoder: bool, tables: bool) -> None:
-        """Keep the encoder's weights, or the tables, as they are; the projection to D is always trained.
+    def freeze(self, *, encoder: Sequence[str], tables: bool) -> None:
+        """Keep parameters of the encoder, or the tables, as they are; the map to D is always trained.
 
-        A frozen encoder runs in eval mode. Frozen tables are cut off from the gradient: a fused optimizer, which
-        updates tables inside the backward, is never reached.
+        Frozen tables are cut off from the gradient, so that a fused optimizer, which updates tables inside the
+        backward, is never reached. An encoder with frozen parameters runs in eval mode.
+
+        Args:
+            encoder: names of its parameters.
+            tables: whether the tables are frozen.
         """
-        self.encoder_frozen, self.tables_frozen = encoder, tables
-        self.encoder.requires_grad_(not encoder)
+        for name in encoder:
+            self.encoder.get_parameter(name).requires_grad_(False)
+        self.encoder_frozen, self.tables_frozen = bool(encoder), tables
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "BehaviourArch":

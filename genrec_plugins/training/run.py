@@ -192,6 +192,7 @@ def train_run(
         "versions": {name: metadata.version(name) for name in ("genrec-plugins", "torch", "torchrec")},
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
         "tokens": list(trainer.model.token_names),
+        "warm_start": trainer.warm_start.as_dict() if trainer.warm_start else None,
     }
     _write(directory / _RUN, facts)
     result = trainer.fit()

@@ -14,6 +14,8 @@ from torchrec.distributed.types import ModuleSharder, ShardingEnv, ShardingPlan
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 
+from genrec_registry import ConfigError
+
 
 def ensure_process_group(device: torch.device) -> None:
     """Start a process group of this one process where there is none: DMP needs one even alone."""
@@ -33,6 +35,9 @@ def sharding_plan(
 
     Returns:
         The plan, the sharders and the environment that ``DistributedModelParallel`` takes.
+
+    Raises:
+        ConfigError: a table has a width that FBGEMM's kernels do not take.
     """
     ensure_process_group(device)
     tables: list[BaseEmbeddingConfig] = []
@@ -41,6 +46,13 @@ def sharding_plan(
             tables += module.embedding_bag_configs()
         elif isinstance(module, EmbeddingCollection):
             tables += module.embedding_configs()
+    for table in tables:
+        if table.embedding_dim % 4:
+            raise ConfigError(
+                f"table '{table.name}' has width {table.embedding_dim}, the fused kernels of preset 'torchrec' take "
+                "multiples of 4; change model.embedding_dim (encoder_feature_dim, the interaction's pair_dim), or use "
+                "preset 'bars'"
+            )
     constraints = {
         table.name: ParameterConstraints(sharding_types=[ShardingType.TABLE_WISE.value], compute_kernels=["fused"])
         for table in tables

@@ -26,6 +26,7 @@ from genrec_plugins.training.memory import keep_freed_memory
 from genrec_plugins.training.metrics import Metrics, evaluate_predictions
 from genrec_plugins.training.optimizers import Recipe, make_recipe
 from genrec_plugins.training.reporter import Quiet, Reporter
+from genrec_plugins.training.warm_start import WarmStartReport, warm_start
 from genrec_registry import ConfigError, ModelError, Registry, Split, digest
 
 
@@ -99,6 +100,10 @@ class Trainer:
         self.device = pick_device(settings.device)
         torch.manual_seed(config.seed)
         self.model: FieldDLRM = build_dlrm(config.model, prepared.fields, registry)
+        self.warm_start: WarmStartReport | None = None
+        if settings.warm_start is not None:
+            self.warm_start = warm_start(self.model, settings.warm_start, prepared, registry)
+            self.reporter.message(str(self.warm_start))
         self.recipe: Recipe = make_recipe(DLRMTrain(self.model), settings, self.device)
         self.loader = BatchLoader(prepared, "train", settings.batch_size, shuffle=True, seed=config.seed)
         self.steps_per_epoch = len(self.loader)
@@ -106,7 +111,10 @@ class Trainer:
             raise ConfigError("the train split has no rows; change 'split' or the dataset")
         self.store: CheckpointStore | None = None
         if directory is not None:
-            identity = digest({"run": config.model_dump(mode="json"), "data": prepared.identity})
+            made_of = {"run": config.model_dump(mode="json"), "data": prepared.identity}
+            if self.warm_start is not None:
+                made_of["warm_start"] = self.warm_start.digest
+            identity = digest(made_of)
             self.store = CheckpointStore(directory / "checkpoints", identity, settings.keep_checkpoints)
             if restart:
                 self.store.clear()

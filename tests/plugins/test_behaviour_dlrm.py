@@ -351,6 +351,9 @@ def test_mistakes_are_told_in_a_sentence(table: Path, prepared: Prepared) -> Non
         make_run(table, model="encoder: tinny")
     with pytest.raises(ConfigError, match=r"unknown key 'model.encoder.token', did you mean 'tokens'\?"):
         make_run(table, model="encoder: {type: tiny, token: 1}")
+    run = make_run(table, model="encoder: tiny, encoder_feature_dim: 6")
+    with pytest.raises(ConfigError, match=r"table 't_past_item' has width 6, the fused kernels .* multiples of 4"):
+        Trainer(run.config, prepared, REGISTRY)
     past = prepared.fields[-1]
     clash = replace(past, sparse=(*past.sparse[:-1], replace(past.sparse[-1], num_embeddings=3)))
     with pytest.raises(ModelError, match="table 'past_item' is shared by"):

@@ -29,8 +29,8 @@ class TokenEncoder(nn.Module):
     def __init__(self, features: Sequence[str], feature_dim: int, width: int, plain: bool = False) -> None:
         super().__init__()
         self.features = tuple(features)
-        wide = len(self.features) * feature_dim
-        self.project = nn.Identity() if plain and wide == width else ScaledLinear(wide, width)
+        plain = plain and len(self.features) == 1 and feature_dim == width
+        self.project = nn.Identity() if plain else ScaledLinear(len(self.features) * feature_dim, width)
 
     def forward(self, embeddings: Mapping[str, Tensor]) -> Tensor:
         """``[N, width]`` of ``[N, E]`` by feature name."""

@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "scale": ("genrec_plugins.cli.scale:scale", "Train a run at several sizes and fit the laws its metric follows."),
     "lum": ("genrec_plugins.cli.lum:app", "Pre-train on behaviour sequences, and query the knowledge of every user."),
     "retrieve": ("genrec_plugins.cli.retrieve:retrieve", "Write the best next items of users, from a pre-trained run."),
+    "uqa": ("genrec_plugins.cli.uqa:app", "Ask a language model about users, by soft tokens of their embeddings."),
     "schema": ("genrec_plugins.cli.schema:schema", "Print the JSON Schema of a run file, for editors."),
     "plugins": ("genrec_plugins.cli.plugins:app", "List, show and check the installed plugins."),
     "doctor": ("genrec_plugins.cli.doctor:doctor", "Say what is missing or mismatched in this installation."),

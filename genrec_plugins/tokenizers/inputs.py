@@ -73,8 +73,8 @@ def check_catalogue(embeddings: np.ndarray, item_ids: Sequence[str], sizes: Sequ
         sizes: codes of each level that is learned; empty where nothing is.
 
     Raises:
-        DataError: see :func:`check_embeddings`; or there is no item, an item stands twice, or a level has more codes
-            than there are items.
+        DataError: see :func:`check_embeddings`; or there is no item, an id is no text or stands twice, or a level has
+            more codes than there are items.
 
     Example::
 
@@ -85,6 +85,9 @@ def check_catalogue(embeddings: np.ndarray, item_ids: Sequence[str], sizes: Sequ
     if not len(item_ids):
         raise DataError("there are no items to fit a tokenizer on; name a catalogue with at least one item")
     check_embeddings(embeddings, item_ids)
+    strange = next((item for item in item_ids if not isinstance(item, str)), None)
+    if strange is not None:
+        raise DataError(f"item id {strange!r} is a {type(strange).__name__}, expected text; give str(id)")
     if len(set(item_ids)) < len(item_ids):
         seen: set[str] = set()
         twice = next(item for item in item_ids if item in seen or seen.add(item))  # type: ignore[func-returns-value]

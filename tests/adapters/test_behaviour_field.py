@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from genrec_adapters.preprocess import prepare
 from genrec_plugins.testing import ConformanceError, field_subject, field_type_suite
 from genrec_plugins.testing.field_cases import expect_valid
 from genrec_plugins.testing.field_checks import check_spec
-from genrec_registry import BehaviourSpec, ConfigError, FieldSpec, FieldTypeRecord, SparseFeature
+from genrec_registry import BehaviourSpec, ConfigError, DataError, FieldSpec, FieldTypeRecord, SparseFeature
 
 ROWS = pl.DataFrame(
     {
@@ -40,6 +41,16 @@ TestBehaviourHash = field_type_suite(
     "behaviour", {"mode": "hash", "num_buckets": 9, "conditions": ["scene"], "max_size": None}, ROWS
 )
 TestBehaviourText = field_type_suite("behaviour", {"history": "joined", "separator": "|", "max_length": 2}, ROWS)
+
+
+FOLDER = Path(tempfile.mkdtemp(prefix="genrec-behaviour-"))
+pl.DataFrame({"item": ["", "a", "b", "c", "x"], "sid_1": [0, 1, 1, 2, None]}).write_parquet(FOLDER / "items.parquet")
+FROM_ITEMS = {"sid_1": {"items": str(FOLDER / "items.parquet")}}
+
+TestBehaviourItems = field_type_suite("behaviour", {"attributes": FROM_ITEMS, "conditions": ["scene"]}, ROWS)
+TestBehaviourItemsHash = field_type_suite(
+    "behaviour", {"attributes": FROM_ITEMS, "mode": "hash", "num_buckets": 7, "max_length": 2}, ROWS
+)
 
 
 def fitted(rows: pl.DataFrame, **settings: object) -> object:
@@ -181,3 +192,44 @@ def test_lists_out_of_step_are_found() -> None:
     )
     with pytest.raises(ConformanceError, match="lists of other lengths in row 1"):
         expect_valid(spec, rows)
+
+
+def test_attributes_may_come_from_a_table_of_items() -> None:
+    rows = pl.DataFrame({"item": ["a", "x"], "history_item": [["c", None, "b", "new"], []]})
+    field = fitted(rows, attributes=FROM_ITEMS)
+    assert field.spec.behaviour.items == ("past.item", "past.sid_1")
+    assert field.state().tables["sid_1"].rows() == [("1", 2), ("2", 1)]
+    encoded = rows.select(field.encode())
+    assert encoded["past.sid_1"].to_list() == [[2, 1, 0], []], "item 'new' is in no table"
+    assert encoded["past.sid_1.target"].to_list() == [1, 0], "the table has no value for item 'x'"
+
+
+def test_a_changed_table_of_items_prepares_rows_again(tmp_path: Path) -> None:
+    ROWS.with_columns(y=pl.Series([0, 1] * 10)).write_parquet(tmp_path / "rows.parquet")
+    dataset = {"type": "parquet", "path": str(tmp_path / "rows.parquet"), "label": "y"}
+    table = pl.read_parquet(FOLDER / "items.parquet")
+    table.write_parquet(tmp_path / "items.parquet")
+    fields = {"past": {"type": "behaviour", "attributes": {"sid_1": {"items": str(tmp_path / "items.parquet")}}}}
+    assert not prepare(dataset, tmp_path / "p", fields=fields).reused
+    assert prepare(dataset, tmp_path / "p", fields=fields).reused
+    table.with_columns(sid_1=pl.col("sid_1").reverse()).write_parquet(tmp_path / "items.parquet")
+    assert not prepare(dataset, tmp_path / "p", fields=fields).reused
+
+
+@pytest.mark.parametrize(
+    ("frame", "problem"),
+    [
+        ({"item": ["a"], "sid": [1]}, "has no column 'sid_1', did you mean 'sid'"),
+        ({"item": ["a", "a"], "sid_1": [1, 2]}, "item 'a' stands there twice"),
+        ({"item": ["a"], "sid_1": [[1]]}, "expected one value an item"),
+        (None, "cannot be read"),
+    ],
+)
+def test_wrong_tables_of_items_are_told(frame: dict | None, problem: str, tmp_path: Path) -> None:
+    if frame is not None:
+        pl.DataFrame(frame).write_parquet(tmp_path / "t")
+    with pytest.raises(DataError, match=rf"{problem}.*fields\.past\.attributes\.sid_1"):
+        fitted(ROWS, attributes={"sid_1": {"items": str(tmp_path / "t")}})
+    for wrong in ({}, {"target": "a"}, {"target": "a", "history": "b", "items": "c"}):
+        with pytest.raises(ValueError, match="an attribute has 'target' and 'history', or 'items'"):
+            AttributeConfig(**wrong)

@@ -44,15 +44,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             lines += [f"{user},{movie},{source.integers(1, 6)},{place}" for place, movie in enumerate(chosen)]
         (folder / name).mkdir()
         (folder / name / "ratings.csv").write_text("\n".join(lines) + "\n")
+    movies = [f"{movie},Film {movie} (1999),{('Drama', 'Crime', 'War')[movie % 3]}" for movie in range(20)]
+    (folder / "early" / "movies.csv").write_text("\n".join(["movieId,title,genres", *movies]) + "\n")
     return folder
 
 
-def pretrained_run(folder: Path, encoder: str) -> Path:
-    out = folder / f"lum-{encoder}"
+def pretrained_run(folder: Path, encoder: str, features: str = "") -> Path:
+    out = folder / f"lum-{encoder}{features}"
     if not out.exists():
         run = parse_lum(f"""
 dataset: {{type: movielens, path: {folder / "early"}}}
 encoder: {{type: {encoder}}}
+items: {{features: [{features}]}}
 embedding_dim: 8
 feature_dim: 12
 max_length: 10
@@ -274,3 +277,26 @@ def test_other_encoders_and_other_items_are_told(folder: Path, lum: tuple[Path, 
     run = make_run(tmp_path, run=str(lum[0]))
     with pytest.raises(ModelError, match=r"knows none of the 20 values of 'item' \(here 'm.*pre-train on the items"):
         Trainer(run.config, prepare_run(run, tmp_path / "strange"), run.registry)
+
+
+def test_further_features_come_from_the_runs_catalogue(folder: Path, tmp_path: Path) -> None:
+    directory = pretrained_run(folder, "sasrec", "first_category")
+    attributes = {"first_category": {"items": str(directory / "catalogue.parquet")}}
+    run = make_run(folder, "sasrec", run=str(directory), past={"attributes": attributes})
+    prepared = prepare_run(run, tmp_path / "prepared")
+    model = build_dlrm(run.config.model, prepared.fields, run.registry)
+    report = warm_start(model, run.config.train.warm_start, prepared, run.registry)
+    assert report.rows == {"item": (16, 20), "first_category": (3, 3), "action": (2, 2)}
+    catalogue = LumRun.open(directory).catalogue
+    state = prepared.restore_fields(run.registry)["past"].state()
+    tables, theirs = model.state_dict(), read_pretrained(directory).tables
+    ids = {feature: state.tables[feature]["value"].to_list() for feature in ("item", "first_category")}
+    for movie in range(4, 20):
+        category = int(catalogue.features["first_category"][catalogue.items.values.index(str(movie))])
+        mine = tables[TABLES["item"].replace("item", "first_category")][ids["first_category"].index(str(category)) + 1]
+        assert torch.equal(mine, theirs["first_category"][category])
+    run = make_run(folder, "sasrec", run=str(directory))
+    with pytest.raises(
+        ModelError, match=r"item features \(item, first_category\), field 'past' has \(item\).*attributes"
+    ):
+        Trainer(run.config, prepare_run(run, tmp_path / "other"), run.registry)

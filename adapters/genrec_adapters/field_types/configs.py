@@ -199,10 +199,29 @@ class VectorConfig(ColumnConfig):
 
 
 class AttributeConfig(Config):
-    """One more feature of an item: its value for the target, and for each item of the history."""
+    """One more feature of an item: columns of the row, or a column of a table of items."""
 
-    target: str = Field(min_length=1, description="column of the target's value")
-    history: str = Field(min_length=1, description="list column of the values of the history's items")
+    target: str | None = Field(default=None, min_length=1, description="column of the target's value")
+    history: str | None = Field(
+        default=None, min_length=1, description="list column of the values of the history's items"
+    )
+    items: str | None = Field(
+        default=None,
+        min_length=1,
+        description="instead of both: a Parquet table with a column 'item', as a pre-training run's catalogue.parquet",
+    )
+    column: str | None = Field(
+        default=None, min_length=1, description="the table's column; the attribute's name if left out"
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        columns = self.target is not None and self.history is not None
+        if columns == (self.items is not None) or (self.target is None) != (self.history is None):
+            raise ValueError("an attribute has 'target' and 'history', or 'items'; give the one or the other")
+        if self.column is not None and self.items is None:
+            raise ValueError("column goes with 'items': it names the table's column")
+        return self
 
 
 class BehaviourConfig(ValuesConfig):
@@ -218,7 +237,7 @@ class BehaviourConfig(ValuesConfig):
         "called 'action' by the encoder. Their vocabularies hold all values",
     )
     attributes: dict[str, AttributeConfig] = Field(
-        default_factory=dict, description="further item features: name -> its columns"
+        default_factory=dict, description="further item features: name -> where its values stand"
     )
     separator: str | None = Field(
         default=None, min_length=1, description="splits text columns; list columns are expected if left out"

@@ -48,6 +48,15 @@ def test_taobao_actions_are_labels_and_conditions(tmp_path):
     assert taobao(tmp_path, positive=("buy",)).events()["label"].to_list() == [0, 1, 0, 0]
 
 
+def test_what_the_items_were_can_be_listed_beside_them(tmp_path):
+    dataset = taobao(tmp_path, history_side=("category",))
+    rows = pl.concat(dataset.scan(dataset.sources()[0], ErrorPolicy()))
+    assert rows.columns == [*dataset.columns, "label"]
+    assert rows["history_category"].to_list() == [[], [], ["2520377"], ["2520377"]]
+    with pytest.raises(ConfigError, match="the items have no text column 'kategory', did you mean 'category'"):
+        _ = taobao(tmp_path, history_side=("kategory",)).columns
+
+
 def test_taobao_may_stand_in_several_gzipped_parts(tmp_path):
     whole = taobao(tmp_path).events()
     (tmp_path / "parts").mkdir()

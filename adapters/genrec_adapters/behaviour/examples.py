@@ -72,6 +72,7 @@ def examples(
     kind: Literal["all", "positive"] = "all",
     conditions: Sequence[str] = (),
     context: Sequence[str] = (),
+    history_side: Sequence[str] = (),
     item_side: pl.DataFrame | None = None,
     user_side: pl.DataFrame | None = None,
     events: Int64 | None = None,
@@ -90,6 +91,7 @@ def examples(
         kind: whether all events are listed, or those with label 1.
         conditions: columns of ``table.extra`` to list beside the items, as ``history_<condition>``.
         context: columns of ``table.extra`` that are known before the event's outcome, and are columns of the row.
+        history_side: text columns of ``item_side`` to list beside the items, as ``history_<column>``.
         item_side: columns of the items, in the order of ``table.items``.
         user_side: columns of the users, in the order of ``table.users``.
         events: ``[N]`` rows of the table to give, in this order; all in time order if None.
@@ -108,6 +110,10 @@ def examples(
     labels = table.label[events] if labels is None else labels
     past = Past(table, max_history, kind)
     listed = {name: _as_codes(table.extra[name]) for name in conditions}
+    if item_side is not None:
+        for name in history_side:
+            texts, codes = _as_codes(item_side[name])
+            listed[name] = texts, codes[table.item]
     for start in range(0, len(events), chunk_rows):
         rows = slice(start, start + chunk_rows)
         chosen = events[rows]
@@ -119,7 +125,7 @@ def examples(
             **(user_side[table.user[chosen]].to_dict() if user_side is not None else {}),
             **(item_side[items[rows]].to_dict() if item_side is not None else {}),
             "history_item": past.lists(chosen, table.items, table.item),
-            **{f"history_{name}": past.lists(chosen, *listed[name]) for name in conditions},
+            **{f"history_{name}": past.lists(chosen, *listed[name]) for name in listed},
             "label": pl.Series(labels[rows], dtype=pl.Int8),
         }
         yield pl.DataFrame(columns)

@@ -18,7 +18,7 @@ from genrec_adapters.behaviour.negatives import with_negatives
 from genrec_adapters.behaviour.splits import MIN_EVENTS
 from genrec_adapters.datasets.behaviour_configs import BehaviourConfig
 from genrec_registry.contracts import SPLITS, ColumnKind, ErrorPolicy, SourceFile
-from genrec_registry.errors import ConfigError
+from genrec_registry.errors import ConfigError, did_you_mean
 
 LABEL = "label"
 T = TypeVar("T")
@@ -119,7 +119,8 @@ class BehaviourTable:
     @property
     def columns(self) -> Mapping[str, ColumnKind]:
         """Columns of a row beside the label."""
-        history: dict[str, ColumnKind] = {f"history_{name}": "list" for name in ("item", *self.conditions)}
+        listed = ("item", *self.conditions, *self._history_side)
+        history: dict[str, ColumnKind] = {f"history_{name}": "list" for name in listed}
         known: dict[str, ColumnKind] = {"user": "string", "item": "string", "time": "number"}
         return {**known, **self.context, **self.user_side, **self.item_side, **history}
 
@@ -188,6 +189,16 @@ class BehaviourTable:
             )
         return self.carries_split or self._options.leave_one_out
 
+    @property
+    def _history_side(self) -> tuple[str, ...]:
+        known = [name for name, kind in self.item_side.items() if kind == "string"]
+        for name in self._options.history_side:
+            if name not in known:
+                raise ConfigError(
+                    f"dataset.history_side: the items have no text column '{name}'{did_you_mean(name, known)}"
+                )
+        return self._options.history_side
+
     def split_of(self, table: EventTable) -> npt.NDArray[np.int8]:
         """``[T]`` the index into ``SPLITS`` of each event, where events are bound to splits."""
         if self.carries_split:
@@ -221,6 +232,7 @@ class BehaviourTable:
             kind=options.history,
             conditions=self.conditions,
             context=list(self.context),
+            history_side=self._history_side,
             item_side=_aligned(table.items, "item", content, self.item_side),
             user_side=_aligned(table.users, "user", self._content("users", policy), self.user_side),
             events=chosen,

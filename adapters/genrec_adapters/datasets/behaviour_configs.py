@@ -27,6 +27,10 @@ class BehaviourConfig(Config):
     history: Literal["all", "positive"] = Field(
         default="all", description="which earlier events a row lists: all of them, or those with label 1"
     )
+    history_side: tuple[str, ...] = Field(
+        default=(),
+        description="text columns of the items to list beside history_item, as history_<column>: what the items were",
+    )
     negatives: int = Field(
         default=0,
         ge=0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -145,6 +146,22 @@ def test_a_broken_dataset_fails(broken, check, problem):
 def test_a_history_of_positive_events_passes():
     positive = with_row(5, ("u", "a", 3, ["a", "c"], ["x", "x"], 1))
     checks.check_rows_of_events(positive)  # type: ignore[arg-type]
+
+
+def _lists(folder: Path) -> dict[str, Any]:
+    (folder / "inter.json").write_text('{"u": [4, 2, 7, 2], "v": [2, 5], "w": [1, 2, 3]}')
+    return {"path": str(folder / "inter.json"), "leave_one_out": True, "negatives": 2, "max_history": 2}
+
+
+def _targets(folder: Path) -> dict[str, Any]:
+    header = "user_id,history_item_id,item_id\n"
+    (folder / "valid.csv").write_text(header + 'u,"[4, 2]",7\nv,[1],2\n')
+    (folder / "test.csv").write_text(header + 'u,"[4, 2, 7]",1\nw,[3],2\n')
+    return {"valid": str(folder / "valid.csv"), "test": str(folder / "test.csv"), "negatives": 1}
+
+
+TestLeaveOneOut = dataset_suite("amazon-reviews", _lists)
+TestPublishedSplit = dataset_suite("amazon-reviews", _targets)
 
 
 def test_the_suite_asks_more_of_records_with_events():

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from genrec_adapters.behaviour.histories import Catalogue, Histories, Int32, Vocabulary
-from genrec_adapters.behaviour.splits import EvalSet, PublishedSplit
+from genrec_adapters.behaviour.splits import EvalSet, PublishedSplit, strictly_before
 from genrec_adapters.item_codes import ItemCodes
 from genrec_registry.contracts import BehaviourDataset, ErrorPolicy
 from genrec_registry.errors import ConfigError, DataError, did_you_mean
@@ -96,7 +96,7 @@ def published_split(
         )
     histories, catalogue, vocabularies = _built(dataset, events, side, codes, unseen_items)
     part = events["split"]
-    seen = np.arange(len(part))  # the events of a user before t end at t: each has a moment of its own
+    seen = strictly_before(histories)
     valid, test = (
         EvalSet.of(histories, rows, seen[rows], max_history)
         for rows in ((part == name).arg_true().to_numpy().astype(np.int64) for name in ("valid", "test"))

@@ -193,7 +193,7 @@ def time_split(
             f"{len(times)} events have no moment that leaves {1 - valid - test:.0%} of them before it, expected a "
             "clock that tells them apart; use leave-one-out instead"
         )
-    seen = _strictly_before(histories)
+    seen = strictly_before(histories)
     validate = (histories.times >= valid_from) & (histories.times < test_from)
     events = [np.flatnonzero(validate), np.flatnonzero(histories.times >= test_from)]
     valid_set, test_set = (EvalSet.of(histories, rows, seen[rows], max_history) for rows in events)
@@ -213,8 +213,18 @@ def _cut(times: Int64, index: int) -> int:
     return int(times[index]) if index < len(times) else int(times[-1]) + 1
 
 
-def _strictly_before(histories: Histories) -> Int64:
-    """``[T]``: where the events of t's user before t's time end."""
+def strictly_before(histories: Histories) -> Int64:
+    """``[T]``: where the events of t's user before t's time end, as rows of ``histories.items``.
+
+    Example::
+
+        >>> histories = Histories(
+        ...     users=("u", "v"), offsets=np.array([0, 3, 4]), items=np.array([7, 8, 9, 6], np.int32),
+        ...     times=np.array([1, 2, 2, 3]), labels=np.ones(4, np.int8),
+        ... )
+        >>> strictly_before(histories).tolist()
+        [0, 1, 1, 3]
+    """
     first = np.ones(len(histories.items), dtype=bool)
     owners = histories.owners
     first[1:] = (np.diff(owners) != 0) | (np.diff(histories.times) != 0)

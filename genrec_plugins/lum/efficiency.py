@@ -1,11 +1,21 @@
 """Model FLOPs of an event in pre-training, and the rate they are held against: MFU in the log."""
 
+from typing import Any
+
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from genrec_plugins.lum.batches import SequenceBatch
 from genrec_plugins.profiling.flops import gemm_rate
+
+
+def _attention_flops(query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], *_: Any, **__: Any) -> int:
+    """Of the CPU's fused attention, ``[R, H, S, d]`` each, which torch's counter does not know."""
+    return int(sdpa_flop_count(query, key, value))
+
+
+_COUNTED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
 
 
 def loss_flops(model: nn.Module, batch: SequenceBatch) -> int:
@@ -17,7 +27,7 @@ def loss_flops(model: nn.Module, batch: SequenceBatch) -> int:
         model: with ``loss(batch)``.
         batch: events.
     """
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping=_COUNTED)
     devices = [batch.items.device] if batch.items.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.no_grad(), counter:
         model.loss(batch)  # type: ignore[operator]
@@ -55,5 +65,7 @@ class Utilisation:
     def mfu(self, events_per_second: float) -> float:
         """Share of the peak that the model's FLOPs come to."""
         if self.peak is None:
-            self.peak = gemm_rate(self.device, seconds=0.3)
+            # its matrices are random: a resumed run, which measures at another moment, must not draw otherwise
+            with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+                self.peak = gemm_rate(self.device, seconds=0.3)
         return self.flops_per_event * events_per_second / self.peak

@@ -101,6 +101,11 @@ class InfoNCEObjective(Config):
     learn_temperature: bool = Field(False, description="tau is a parameter that begins at 'temperature'")
     full: bool = Field(False, description="softmax over the whole catalogue, exact; 'negatives' is not read")
     negatives: Negatives = Negatives()
+    rivals: NonNegativeFloat = Field(
+        0.0,
+        description="weight of a second term, the true item against the same user's items under other conditions: "
+        "what is liked against what is disliked, instead of what is met against what is not",
+    )
     loss_on: Literal["all", "positive"] = Field(
         "all", description="events that are predicted: all, or those with label 1; the others remain context"
     )
@@ -159,6 +164,9 @@ class LumTraining(Config):
     warmup_steps: NonNegativeInt = Field(100, description="steps over which the learning rate rises from zero")
     lr_schedule: Literal["constant", "linear", "cosine"] = Field("cosine", description="how the rate falls to zero")
     clip_grad_norm: NonNegativeFloat = Field(5.0, description="largest gradient norm; 0: no clipping")
+    event_dropout: float = Field(
+        0.0, ge=0, lt=1, description="share of the events left out of the histories, others at each epoch"
+    )
     windows: Literal["last", "all"] = Field(
         "all", description="of users longer than max_length: their last events, or all, cut into windows"
     )
@@ -274,7 +282,9 @@ def parse_lum(
         source = parse_yaml(source)
     elif not isinstance(source, YamlSource):
         source = YamlSource("pre-training", dict(source), {})
-    data = _name_types(apply_overrides(_name_types(source.data), overrides))
+    data = _name_types(source.data)
+    for key, value in (overrides or {}).items():  # one by one: encoder=sasrec, then encoder.hidden=32
+        data = _name_types(apply_overrides(data, {key: value}))
     if registry is None:
         registry = registry_of(data, source.name)
     _check_capability(registry, "dataset", "events", "gives no events", data, source)

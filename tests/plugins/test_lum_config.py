@@ -26,7 +26,8 @@ def test_values_are_set_over_the_file():
         7,
         9,
     )
-    assert parse_lum(BASE, {"encoder.hidden": "32"}).config.encoder.hidden == 32
+    both = parse_lum(BASE, {"encoder": "sasrec", "encoder.hidden": "32"}).config.encoder
+    assert (both.type, both.hidden) == ("sasrec", 32)
 
 
 @pytest.mark.parametrize(("text", "expected"), [

@@ -1,4 +1,4 @@
-"""Train interactions inside a TorchRec DLRM on two gloo ranks: the parent's side.
+"""Train interactions inside a TorchRec DLRM, and encoders over their tables, on two gloo ranks: the parent's side.
 
 Importing torch and torchrec costs seconds in each process, so one pair of processes takes many interactions in turn.
 The processes are plain ``python -m genrec_plugins.testing.worker``: nothing is pickled, a factory and a config travel
@@ -8,6 +8,7 @@ rest.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -20,10 +21,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from genrec_plugins.testing.encoders_subject import EncoderSubject
 from genrec_plugins.testing.errors import ConformanceError
 from genrec_plugins.testing.subject import Subject
 
 WORLD_SIZE = 2
+AnySubject = Subject | EncoderSubject
 
 
 def _reference(thing: Any) -> dict[str, str]:
@@ -37,7 +40,7 @@ def _reference(thing: Any) -> dict[str, str]:
     return {"module": module, "qualname": qualname, "file": str(file or "")}
 
 
-def _case(key: str, subject: Subject) -> dict[str, Any]:
+def _case(key: str, subject: AnySubject) -> dict[str, Any]:
     config: dict[str, Any] | None = None
     if isinstance(subject.config, BaseModel):
         # A config of a run carries the registry's tag and a class made on the fly: send the author's own class.
@@ -46,19 +49,21 @@ def _case(key: str, subject: Subject) -> dict[str, Any]:
         config = {"class": _reference(model), "data": data}
     elif subject.config is not None:
         raise ConformanceError(f"the config of {subject.name} is {subject.config!r}, expected a pydantic model or None")
-    context = {"embedding_dim": subject.context.embedding_dim, "token_names": list(subject.context.token_names)}
-    return {"key": key, "factory": _reference(subject.factory), "config": config, "context": context}
+    kind = "encoder" if isinstance(subject, EncoderSubject) else "interaction"
+    context = dataclasses.asdict(subject.context)
+    return {"key": key, "kind": kind, "factory": _reference(subject.factory), "config": config, "context": context}
 
 
-def run_distributed(subjects: Mapping[str, Subject], timeout: float = 60.0) -> dict[str, str]:
-    """Train each interaction for a few steps on two ranks.
+def run_distributed(subjects: Mapping[str, AnySubject], timeout: float = 60.0) -> dict[str, str]:
+    """Train each component for a few steps on two ranks.
 
-    A TorchRec ``DLRM`` with this interaction is built on the meta device, its tables are forced ``table_wise`` with
-    RowWise Adagrad in the backward, and it runs under ``DistributedModelParallel`` and ``TrainPipelineSparseDist``.
-    The loss has to be finite and to fall, and the dense parameters of both ranks to stay equal.
+    A TorchRec ``DLRM`` with the interaction, or an ``EmbeddingCollection`` with the encoder over it, is built on the
+    meta device, its tables are forced ``table_wise`` with RowWise Adagrad in the backward, and it runs under
+    ``DistributedModelParallel`` and ``TrainPipelineSparseDist``. The loss has to be finite and to fall, and the dense
+    parameters of both ranks to stay equal.
 
     Args:
-        subjects: key -> interaction.
+        subjects: key -> interaction or encoder.
         timeout: seconds without progress after which the pair is killed.
 
     Returns:
@@ -79,8 +84,8 @@ def run_distributed(subjects: Mapping[str, Subject], timeout: float = 60.0) -> d
     return problems
 
 
-def check_distributed(subject: Subject) -> None:
-    """:func:`run_distributed` for one interaction.
+def check_distributed(subject: AnySubject) -> None:
+    """:func:`run_distributed` for one component.
 
     Raises:
         ConformanceError: it does not train on two ranks.

@@ -11,11 +11,12 @@ from pydantic import BaseModel
 
 from genrec_plugins.testing import build_checks, encoders_checks, row_checks
 from genrec_plugins.testing.encoders_subject import EncoderFactory, EncoderSubject, encoder_subject
+from genrec_plugins.testing.suite import TwoRanks
 from genrec_registry import EncoderRecord
 
 
 class EncoderChecks:
-    """Every check of an encoder; ``subject`` and ``zero_grad_at_init`` are set by the subclass."""
+    """Every check that runs in this process; ``subject`` and ``zero_grad_at_init`` are set by the subclass."""
 
     subject: ClassVar[EncoderSubject]
     zero_grad_at_init: ClassVar[tuple[str, ...]] = ()
@@ -80,17 +81,22 @@ class EncoderChecks:
         build_checks.check_determinism(self.subject.build, self.subject.context)
 
 
+class EncoderSuite(EncoderChecks, TwoRanks):
+    """All checks, with the training on two ranks."""
+
+
 def encoder_suite(
     component: str | EncoderRecord | EncoderFactory,
     config: Mapping[str, Any] | BaseModel | None = None,
     *,
     embedding_dim: int = 8,
-    feature_dim: int = 6,
+    feature_dim: int = 12,
     max_length: int = 5,
     num_item_features: int = 2,
     num_condition_features: int = 1,
     capabilities: frozenset[str] | None = None,
     zero_grad_at_init: Iterable[str] = (),
+    distributed: bool = True,
 ) -> type[EncoderChecks]:
     """A pytest class with every check; bind it to a name that starts with ``Test``.
 
@@ -98,12 +104,13 @@ def encoder_suite(
         component: a registered name, a record, or a factory ``(config, context) -> nn.Module`` (a class is one).
         config: its options: a mapping (names and records only), a config object, or nothing.
         embedding_dim: D of the small context it is examined in.
-        feature_dim: E.
+        feature_dim: E, a multiple of 4 (a sharded table needs it).
         max_length: events of the longest row.
         num_item_features: features that say what an item is.
         num_condition_features: features that say under what condition it came; examine an encoder with and without.
         capabilities: what it claims; the record's if None.
         zero_grad_at_init: regular expressions of parameters that get no gradient at first, by design.
+        distributed: whether to train on two ranks as well (all selected suites share one pair of processes).
 
     Raises:
         PluginError: the name is unknown, or a factory is given a mapping.
@@ -125,6 +132,9 @@ def encoder_suite(
         num_condition_features=num_condition_features,
         capabilities=capabilities,
     )
-    members = {"subject": subject, "zero_grad_at_init": tuple(zero_grad_at_init)}
-    doc = f"Conformance: {subject.name}."
-    return type(f"EncoderSuite[{subject.name}]", (EncoderChecks,), {**members, "__doc__": doc})
+    base = EncoderSuite if distributed else EncoderChecks
+    return type(
+        f"{base.__name__}[{subject.name}]",
+        (base,),
+        {"subject": subject, "zero_grad_at_init": tuple(zero_grad_at_init), "__doc__": f"Conformance: {subject.name}."},
+    )

@@ -46,7 +46,7 @@ def encoder_subject(
     config: Mapping[str, Any] | BaseModel | None = None,
     *,
     embedding_dim: int = 8,
-    feature_dim: int = 6,
+    feature_dim: int = 12,
     max_length: int = 5,
     num_item_features: int = 2,
     num_condition_features: int = 1,
@@ -59,7 +59,7 @@ def encoder_subject(
         component: a registered name, a record, or a factory (a class is one).
         config: its options: a mapping (names and records only), a config object, or nothing.
         embedding_dim: D.
-        feature_dim: E.
+        feature_dim: E, a multiple of 4 (a sharded table needs it).
         max_length: events of the longest row.
         num_item_features: features that say what an item is.
         num_condition_features: features that say under what condition it came.

@@ -74,8 +74,10 @@ class InteractionChecks:
         trace_checks.check_export(module, self.subject.context)
 
 
-class InteractionSuite(InteractionChecks):
-    """All checks, with the training on two ranks."""
+class TwoRanks:
+    """The check that needs two processes; ``subject`` is set by the subclass."""
+
+    subject: ClassVar[Any]
 
     def test_distributed(self, request: pytest.FixtureRequest) -> None:
         """DMP and TrainPipelineSparseDist on two gloo ranks."""
@@ -87,13 +89,17 @@ class InteractionSuite(InteractionChecks):
                 for item in request.session.items
                 if isinstance(item, pytest.Function)
                 and item.originalname == "test_distributed"
-                and issubclass(item.cls or object, InteractionSuite)
+                and issubclass(item.cls or object, TwoRanks)
             }
             suites = {str(index): suite for index, suite in enumerate({type(self), *selected} - set(results))}
             found = run_distributed({key: suite.subject for key, suite in suites.items()})
             results.update({suite: found[key] for key, suite in suites.items()})
         if results[type(self)]:
             raise ConformanceError(f"{self.subject.name}: {results[type(self)]}")
+
+
+class InteractionSuite(InteractionChecks, TwoRanks):
+    """All checks, with the training on two ranks."""
 
 
 def interaction_suite(

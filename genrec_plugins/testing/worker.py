@@ -25,13 +25,15 @@ from torch.distributed.optim import _apply_optimizer_in_backward
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
 from torchrec.datasets.utils import Batch
 from torchrec.distributed import DistributedModelParallel, TrainPipelineSparseDist
+from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
-from torchrec.distributed.types import ShardingEnv, ShardingPlan
+from torchrec.distributed.types import ModuleSharder, ShardingEnv, ShardingPlan
 from torchrec.models.dlrm import DLRM, DLRMTrain, OverArch
 from torchrec.optim import CombinedOptimizer, KeyedOptimizerWrapper, RowWiseAdagrad
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
+from genrec_plugins.testing.encoders_worker import build_encoder_model, encoder_batches
 from genrec_registry import InteractionContext
 
 WORLD_SIZE = 2
@@ -60,14 +62,16 @@ def find(reference: dict[str, str]) -> Any:
 
 
 def build_model(case: dict[str, Any]) -> nn.Module:
-    """A trainable DLRM on the meta device whose ``inter_arch`` is the case's interaction."""
-    context = InteractionContext(
-        embedding_dim=case["context"]["embedding_dim"], token_names=tuple(case["context"]["token_names"])
-    )
+    """A trainable model on the meta device: a DLRM with the case's interaction, or tables with its encoder."""
     config = None
     if case["config"] is not None:
         config = find(case["config"]["class"]).model_validate(case["config"]["data"])
-    factory: Callable[[Any, InteractionContext], nn.Module] = find(case["factory"])
+    factory: Callable[[Any, Any], nn.Module] = find(case["factory"])
+    if case["kind"] == "encoder":
+        return build_encoder_model(lambda context: factory(config, context), case["context"])
+    context = InteractionContext(
+        embedding_dim=case["context"]["embedding_dim"], token_names=tuple(case["context"]["token_names"])
+    )
     meta = torch.device("meta")
     width = context.embedding_dim
     tables = [
@@ -81,19 +85,42 @@ def build_model(case: dict[str, Any]) -> nn.Module:
     return DLRMTrain(dlrm)
 
 
+def table_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The tables' weights by name of the table."""
+    collections = (".embedding_bags.", ".embeddings.")
+    return {
+        name.split(".")[-2]: parameter
+        for name, parameter in model.named_parameters()
+        if any(part in f".{name}" for part in collections)
+    }
+
+
+def sharders() -> list[ModuleSharder[nn.Module]]:
+    """Of both kinds of collections."""
+    return [EmbeddingBagCollectionSharder(), EmbeddingCollectionSharder()]
+
+
 def plan(model: nn.Module, batch_size: int = BATCH_SIZE) -> ShardingPlan:
     """Every table ``table_wise``. Computed by each rank for itself: it is deterministic, and needs no collective."""
-    tables = [name.split(".")[-2] for name, _ in model.named_parameters() if "embedding_bags" in name]
     planner = EmbeddingShardingPlanner(
         topology=Topology(world_size=WORLD_SIZE, local_world_size=WORLD_SIZE, compute_device="cpu"),
         batch_size=batch_size,
-        constraints={table: ParameterConstraints(sharding_types=["table_wise"]) for table in tables},
+        constraints={table: ParameterConstraints(sharding_types=["table_wise"]) for table in table_parameters(model)},
     )
-    return planner.plan(model, [EmbeddingBagCollectionSharder()])
+    return planner.plan(model, sharders())
 
 
-def batches(features: list[str], rank: int) -> Iterator[Batch]:
-    """Two batches in turn, other ones on each rank; the label says in which half of its table the first id lies."""
+def batches(case: dict[str, Any], rank: int) -> Iterator[Batch]:
+    """Two batches in turn, other ones on each rank."""
+    if case["kind"] == "encoder":
+        made = encoder_batches(case["context"], rank, BATCH_SIZE)
+    else:
+        made = interaction_batches(case["context"]["token_names"][1:], rank)
+    return (made[step % 2] for step in range(STEPS))
+
+
+def interaction_batches(features: list[str], rank: int) -> list[Batch]:
+    """Batches whose label says in which half of its table the first id lies."""
     generator = torch.Generator().manual_seed(rank)
     made = []
     for _ in range(2):
@@ -107,14 +134,13 @@ def batches(features: list[str], rank: int) -> Iterator[Batch]:
                 labels=(ids[0] < ROWS // 2).int(),
             )
         )
-    return (made[step % 2] for step in range(STEPS))
+    return made
 
 
-def train(model: nn.Module, sharding: ShardingPlan, features: list[str], rank: int) -> str:
+def train(model: nn.Module, sharding: ShardingPlan, case: dict[str, Any], rank: int) -> str:
     """Train and return what is wrong with the result, or the empty string."""
     device = torch.device("cpu")
-    tables = [parameter for name, parameter in model.named_parameters() if "embedding_bags" in name]
-    _apply_optimizer_in_backward(RowWiseAdagrad, tables, {"lr": 0.1})
+    _apply_optimizer_in_backward(RowWiseAdagrad, list(table_parameters(model).values()), {"lr": 0.1})
     assert dist.group.WORLD is not None
     # In this mode torch fills uninitialised memory with NaN: a parameter that DMP materialises and nobody resets shows.
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -123,7 +149,7 @@ def train(model: nn.Module, sharding: ShardingPlan, features: list[str], rank: i
         env=ShardingEnv.from_process_group(dist.group.WORLD),
         device=device,
         plan=sharding,
-        sharders=[EmbeddingBagCollectionSharder()],
+        sharders=sharders(),
     )
     torch.use_deterministic_algorithms(False)
     if not dmp.fused_optimizer.params:
@@ -139,7 +165,7 @@ def train(model: nn.Module, sharding: ShardingPlan, features: list[str], rank: i
         [dmp.fused_optimizer, KeyedOptimizerWrapper(dense, lambda parameters: torch.optim.Adam(parameters, lr=0.01))]
     )
     pipeline = TrainPipelineSparseDist(dmp, optimizer, device)
-    data = batches(features, rank)
+    data = batches(case, rank)
     losses = torch.stack([pipeline.progress(data)[0].detach() for _ in range(STEPS)])
     # Both ranks must come to the same verdict, or one of them would leave the other waiting in a collective.
     dist.all_reduce(losses)
@@ -174,7 +200,7 @@ def run_case(case: dict[str, Any], rank: int) -> tuple[str, bool]:
     assert model is not None
     assert sharding is not None
     try:
-        return train(model, sharding, case["context"]["token_names"][1:], rank), True
+        return train(model, sharding, case, rank), True
     except Exception:
         return f"fails in training\n{traceback.format_exc()}", False
 

@@ -17,6 +17,7 @@ from genrec_plugins.encoders.varlen import Layout
 from genrec_plugins.testing import (
     ConformanceError,
     check_causality,
+    check_distributed,
     check_encoder_shapes,
     check_gradients,
     check_max_length,
@@ -27,20 +28,27 @@ from genrec_plugins.testing import (
     encoder_subject,
     encoder_suite,
 )
-from genrec_registry import PluginError
+from genrec_registry import EncoderContext, PluginError
 
 TestLum = encoder_suite("lum", {"hidden": 8, "num_queries": 3})
-TestLumLearned = encoder_suite("lum", {"hidden": 12, "positions": "learned", "dropout": 0.2}, embedding_dim=6)
-TestLumWithoutConditions = encoder_suite("lum", {"hidden": 8}, num_condition_features=0)
-TestLumPacked = encoder_suite("lum", {"hidden": 8, "attention": "packed"})
 TestHstu = encoder_suite("hstu", {"num_heads": 2})
-TestHstuPacked = encoder_suite("hstu", {"attention": "packed", "hidden": 4}, num_condition_features=0)
 TestSasRec = encoder_suite("sasrec", {"num_heads": 2})
-TestSasRecTied = encoder_suite("sasrec", feature_dim=8, num_item_features=1, num_condition_features=0)
 TestMeanPool = encoder_suite("mean-pool")
-TestMeanPoolTied = encoder_suite("mean-pool", feature_dim=8, num_item_features=1, num_condition_features=0)
 TestDin = encoder_suite("din")
-TestDinTied = encoder_suite("din", {"hidden_sizes": []}, feature_dim=8, num_item_features=1, num_condition_features=0)
+
+TestLumLearned = encoder_suite(
+    "lum", {"hidden": 12, "positions": "learned", "dropout": 0.2}, embedding_dim=6, distributed=False
+)
+TestLumPacked = encoder_suite("lum", {"hidden": 8, "attention": "packed"}, distributed=False)
+TestHstuPacked = encoder_suite("hstu", {"attention": "packed", "hidden": 4}, distributed=False)
+
+#: one item feature that has the token's width, and no condition
+ALONE: dict[str, Any] = {"feature_dim": 8, "num_item_features": 1, "num_condition_features": 0, "distributed": False}
+TestLumAlone = encoder_suite("lum", {"hidden": 8}, **ALONE)
+TestHstuAlone = encoder_suite("hstu", **ALONE)
+TestSasRecAlone = encoder_suite("sasrec", **ALONE)
+TestMeanPoolAlone = encoder_suite("mean-pool", **ALONE)
+TestDinAlone = encoder_suite("din", {"hidden_sizes": []}, **ALONE)
 
 
 # -- broken encoders --------------------------------------------------------------------------------------------------
@@ -58,6 +66,23 @@ class Base(MeanPool):
 class BaseLum(Lum):
     def __init__(self) -> None:
         super().__init__(LumConfig(hidden=8), CONTEXT)
+
+
+class NeverReset(Base):
+    """Its gain is memory that nobody wrote to after DMP has materialised it."""
+
+    def __init__(self, config: None, context: EncoderContext) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.empty(8))
+        nn.init.ones_(self.gain)
+
+    def outputs(self, tokens: torch.Tensor, layout: Layout) -> torch.Tensor:
+        return super().outputs(tokens, layout) * self.gain
+
+
+def test_two_ranks_report_what_fails():
+    with pytest.raises(ConformanceError, match=r"encoder.gain'\] are not finite after DMP materialised"):
+        check_distributed(encoder_subject(NeverReset))
 
 
 def caught(match: str, check: Callable[..., None], module: nn.Module, *args: Any) -> None:

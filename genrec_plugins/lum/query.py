@@ -186,7 +186,7 @@ def query_run(
         reporter: told of progress.
 
     Raises:
-        ModelError: the run's objective answers no queries.
+        ModelError: the run is not finished, or its objective answers no queries.
     """
     began = time.perf_counter()
     querier = make_querier(run, queries)
@@ -218,9 +218,12 @@ def make_querier(run: LumRun, queries: Sequence[str] = ()) -> Querier:
     """The run's model with queries to ask.
 
     Raises:
-        ModelError: the run's objective answers no queries.
+        ModelError: the run is not finished, or its objective answers no queries.
     """
     from genrec_plugins.training.trainer import pick_device
+
+    if not run.digest:
+        raise ModelError(f"{run.directory}: pre-training is not finished; run 'genrec lum pretrain' again to go on")
 
     parsed = parse_queries(queries, run.vocabularies)
     model = run.model()

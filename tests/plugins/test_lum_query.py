@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -17,7 +18,7 @@ from genrec_plugins.lum.measure import measure
 from genrec_plugins.lum.query import Querier, before, make_querier, parse_queries, query_run
 from genrec_plugins.lum.run import LumRun, pretrain
 from genrec_plugins.lum.snapshots import every_snapshot, last_snapshots
-from genrec_registry import ConfigError
+from genrec_registry import ConfigError, ModelError
 from tests.plugins.lum_cases import SMALL, make_model, run_of, write_lists, write_ratings
 
 QUERIES = ["like:action=like", "dislike:action=dislike", "any"]
@@ -168,6 +169,12 @@ def test_a_later_event_changes_no_earlier_snapshot(trained):
 def test_wrong_queries_are_explained(trained, texts, expected):
     with pytest.raises(ConfigError, match=expected):
         parse_queries(texts, trained.vocabularies)
+
+
+def test_an_unfinished_run_is_not_queried(trained, tmp_path):
+    facts = replace(trained.facts, digest="")
+    with pytest.raises(ModelError, match="not finished"):
+        query_run(replace(trained, facts=facts), tmp_path / "store")
 
 
 # -- the store --------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ app = typer.Typer(
 
     Examples:
         genrec uqa events pretrain_data_train.arrow --out events.csv
+        genrec uqa questions runs/lum --out questions
         genrec uqa train uqa.yaml --out runs/uqa
         genrec uqa evaluate runs/uqa --users shuffled
     """
@@ -39,6 +40,35 @@ def events(
 
     users, count = write_events(arrow, out)
     typer.echo(f"{count:,} events of {users:,} users written to {out}")
+
+
+@app.command()
+def questions(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The --out of 'genrec lum pretrain'.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for train.jsonl and test.jsonl.")] = Path(
+        "questions"
+    ),
+    test_share: Annotated[float, typer.Option(min=0.01, max=0.99, help="Share of the users to test on.")] = 0.2,
+    options: Annotated[int, typer.Option(min=2, help="Categories to choose from.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Of users and options.")] = 1,
+) -> None:
+    """Make questions in UQABench's manner about a run's users: last, favourite, recent and next category.
+
+    Examples:
+
+        genrec uqa questions runs/lum_movielens --out questions
+    """
+    from genrec_plugins.cli.logs import load_torchrec
+
+    load_torchrec()
+
+    from genrec_plugins.lum.run import LumRun
+    from genrec_plugins.uqa.make import make_questions
+
+    made = make_questions(LumRun.open(run_dir), test_share=test_share, options=options, seed=seed)
+    paths = made.write(out)
+    for path, lines in zip(paths, (made.train, made.test), strict=True):
+        typer.echo(f"{len(lines):,} questions written to {path}")
 
 
 @app.command()

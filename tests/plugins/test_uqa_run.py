@@ -20,6 +20,7 @@ from genrec_plugins.uqa.aligned import Aligned
 from genrec_plugins.uqa.config import EncoderUsers, StoreUsers, UqaConfig, parse_uqa
 from genrec_plugins.uqa.data import Question, histories_of, read_questions
 from genrec_plugins.uqa.evaluate import _partners, accuracies, evaluate
+from genrec_plugins.uqa.make import ASKED, make_questions
 from genrec_plugins.uqa.prompts import batch_prompts
 from genrec_plugins.uqa.train import train_uqa
 from genrec_plugins.uqa.users import EncoderVectors, StoreVectors
@@ -326,3 +327,44 @@ def test_mistakes_are_told(folder, tmp_path):
     (tmp_path / "old" / "run.json").write_text(json.dumps(facts))
     with pytest.raises(ModelError, match="weights cannot be loaded"):
         Aligned.open(tmp_path / "old")
+
+
+# -- questions made of events -----------------------------------------------------------------------------------------
+
+
+def test_questions_are_read_off_the_events(folder):
+    run = LumRun.open(folder / "lum")
+    made = make_questions(run, test_share=0.25, options=3, seed=4)
+    assert made == make_questions(run, test_share=0.25, options=3, seed=4)
+    assert made != make_questions(run, test_share=0.25, options=3, seed=5)
+    assert len(made.test) == 30 * 4
+    assert len(made.train) == 90 * 4
+    assert not {line["user"] for line in made.train} & {line["user"] for line in made.test}
+    names = ["user", "item", "category", "action", "time"]
+    events = pl.read_csv(
+        folder / "events.csv", has_header=False, new_columns=names, schema_overrides={"user": pl.String}
+    )
+    for line in made.test:
+        own = events.filter(pl.col("user") == line["user"]).sort("time")
+        *seen, target = own["item"].to_list()
+        colours = [item[1] for item in seen]
+        assert line["history"] == seen, "all but the last event"
+        assert line["conditions"]["action"] == own["action"].to_list()[:-1]
+        assert len(set(line["options"])) == 3
+        assert line["answer"] in line["options"]
+        if line["task"] == "next category":
+            assert line["answer"] == target[1]
+        elif line["task"] == "last category":
+            assert line["answer"] == colours[-1]
+        else:
+            assert colours.count(line["answer"]) == max(map(colours.count, colours))
+
+
+def test_made_questions_are_answered(folder, tmp_path, capsys):
+    assert not run_cli("questions", str(folder / "lum"), "--out", str(tmp_path), "--options", "3")
+    assert "384 questions written to" in capsys.readouterr().out
+    found = read_questions(tmp_path / "test.jsonl")
+    rows = evaluate(Aligned.open(folder / "out"), found).rows
+    assert {row.task for row in rows} == {"all", "interest perception", *ASKED}
+    with pytest.raises(ConfigError, match=r"'last category' has 4 different answers, expected at least 5"):
+        make_questions(LumRun.open(folder / "lum"), options=5)

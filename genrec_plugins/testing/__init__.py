@@ -41,6 +41,8 @@ from genrec_plugins.testing.row_checks import (
 )
 from genrec_plugins.testing.subject import Subject, interaction_subject, random_inputs
 from genrec_plugins.testing.suite import interaction_suite
+from genrec_plugins.testing.tokenizer_checks import TokenizerSubject, tokenizer_subject
+from genrec_plugins.testing.tokenizers import tokenizer_suite
 from genrec_plugins.testing.trace_checks import check_export, check_fx, check_torchscript
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "EventBatch",
     "FieldSubject",
     "Subject",
+    "TokenizerSubject",
     "build_dataset",
     "check_batch_independence",
     "check_causality",
@@ -80,4 +83,6 @@ __all__ = [
     "random_inputs",
     "run_distributed",
     "scan_all",
+    "tokenizer_subject",
+    "tokenizer_suite",
 ]

@@ -23,8 +23,10 @@ import pytest
 from genrec_plugins import config
 from genrec_plugins.cli import main
 from genrec_plugins.config import RunConfig, load_run, parse_run
+from genrec_plugins.lum.config import LumConfig, load_lum, parse_lum
 from genrec_plugins.synthetic import generate
-from genrec_registry import Registry, parse_yaml
+from genrec_registry import Registry, parse_yaml, read_yaml
+from tests.plugins.lum_cases import write_lists, write_ratings
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
@@ -36,6 +38,7 @@ MINIMUM: dict[str, Any] = {
     "dataset": {"type": "criteo-kaggle", "path": "train.txt"},
     "model": {"interaction": {"type": "dot"}},
 }
+LUM_MINIMUM: dict[str, Any] = {"dataset": {"type": "movielens", "path": "ml-100k"}, "encoder": {"type": "lum"}}
 
 
 @dataclass(frozen=True)
@@ -162,10 +165,18 @@ def write_inputs(folder: Path, path: Path) -> None:
     generate("criteo", 2000, folder / "train.txt.gz", seed=1)
     generate("avazu", 2000, folder / "train.gz", seed=1)
     (folder / "train_sample.csv.gz").symlink_to("train.gz")
+    write_ratings(folder / "ml-100k")
+    write_lists(folder / "beauty.inter.json")
     (folder / "examples").symlink_to(ROOT / "examples")
     for block in blocks_of(path):
         if block.language == "yaml" and "dataset:" in block.code:
-            (folder / "run.yaml").write_text(block.code)
+            name = "lum.yaml" if is_pretraining(parse_yaml(block.code).data) else "run.yaml"
+            (folder / name).write_text(block.code)
+
+
+def is_pretraining(data: dict[str, Any]) -> bool:
+    """Whether a file is one of ``genrec lum pretrain``: those have no model, but an encoder or an objective."""
+    return bool({"encoder", "objective"} & set(data)) and "model" not in data
 
 
 @pytest.mark.parametrize(
@@ -200,14 +211,20 @@ def register_examples(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_yaml_blocks_are_run_configs(block, monkeypatch):
     register_examples(monkeypatch)
     data = parse_yaml(block.code, name=block.label).data
-    if not set(data) & set(RunConfig.model_fields):
+    if not set(data) & (set(RunConfig.model_fields) | set(LumConfig.model_fields)):
         pytest.skip("not a run config")
-    parse_run(MINIMUM | data)
+    if is_pretraining(data):
+        parse_lum(LUM_MINIMUM | data)
+    else:
+        parse_run(MINIMUM | data)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").rglob("*.yaml")), ids=lambda path: path.name)
 def test_example_run_files_validate(path):
-    load_run(path)
+    if is_pretraining(read_yaml(path).data):
+        load_lum(path)
+    else:
+        load_run(path)
 
 
 # -- the checks themselves --------------------------------------------------------------------------------------------

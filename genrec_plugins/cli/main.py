@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "lum": ("genrec_plugins.cli.lum:app", "Pre-train on behaviour sequences, and query the knowledge of every user."),
     "retrieve": ("genrec_plugins.cli.retrieve:retrieve", "Write the best next items of users, from a pre-trained run."),
     "uqa": ("genrec_plugins.cli.uqa:app", "Ask a language model about users, by soft tokens of their embeddings."),
+    "tokenize": ("genrec_plugins.cli.tokenize:app", "Fit semantic-ID tokenizers, give items IDs, measure IDs."),
     "schema": ("genrec_plugins.cli.schema:schema", "Print the JSON Schema of a run file, for editors."),
     "plugins": ("genrec_plugins.cli.plugins:app", "List, show and check the installed plugins."),
     "doctor": ("genrec_plugins.cli.doctor:doctor", "Say what is missing or mismatched in this installation."),

@@ -105,6 +105,8 @@ def co_occurrence(config: CoOccurrenceSource, histories: Histories, vocabulary: 
     left, singular, right = randomized_svd(ppmi, n_components=rank, random_state=config.seed)
     # Item and context vectors together: alone, two items that only met each other would be orthogonal.
     vectors = np.ascontiguousarray((left + right.T) / 2 * np.sqrt(singular), dtype=np.float32)
+    lengths = np.linalg.norm(vectors, axis=1)
+    vectors[lengths < 1e-5 * lengths.max()] = 0  # rounding errors of an item that nothing is known of
     return Lookup(vocabulary, vectors, config.empty, NO_EVENTS)
 
 

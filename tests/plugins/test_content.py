@@ -158,6 +158,17 @@ def test_items_that_only_met_each_other_are_alike():
     np.testing.assert_allclose(cosines, np.kron(np.eye(2), np.ones((2, 2))), atol=1e-5)
 
 
+def test_an_item_without_events_has_the_zero_vector():
+    vocabulary = Vocabulary.of([f"i{n}" for n in range(1, 10)])  # events are of the first seven
+    config, histories = CoOccurrenceSource(dim=5), events(3, users=40)
+    lookup = co_occurrence(config, histories, vocabulary)
+    assert not lookup.embed(pl.DataFrame({"item": ["i8", "i9"]})).any()
+    assert lookup.embed(pl.DataFrame({"item": ["i1", "i7"]})).any(axis=1).all()
+    lookup = co_occurrence(config.model_copy(update={"empty": "error"}), histories, vocabulary)
+    with pytest.raises(DataError, match=r"item 'i8': stands near no other item in the histories \(1 such items\)"):
+        lookup.embed(pl.DataFrame({"item": ["i1", "i8"]}))
+
+
 def test_co_occurrence_learns_from_the_events_it_is_given_alone():
     histories, vocabulary = events(3), Vocabulary.of([f"i{n}" for n in range(1, 8)])
     keep = np.ones(len(histories.items), dtype=bool)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -12,7 +13,7 @@ from genrec_adapters.field_types.base import Fitted
 from genrec_adapters.field_types.columns import text
 from genrec_adapters.field_types.semantic_id_config import SemanticIdConfig
 from genrec_adapters.field_types.vocabulary import VocabularyIds
-from genrec_adapters.item_codes import ItemCodes
+from genrec_adapters.item_codes import FILE, ItemCodes
 from genrec_registry import FieldFitter, FieldSpec, FieldState, SparseFeature
 from genrec_registry.contracts import ColumnKind
 
@@ -52,7 +53,8 @@ class SemanticId:
     @property
     def files(self) -> tuple[str, ...]:
         """What else the encoding depends on: prepared rows are made again when the codes change."""
-        return (self.config.codes,)
+        path = Path(self.config.codes)
+        return (str(path / FILE), str(path / "tokenizer.json")) if path.is_dir() else (str(path),)
 
     def fitter(self) -> FieldFitter:
         """Reads the codes; learns nothing from the rows.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from genrec_plugins.benchmarks import packing_speed
 from genrec_plugins.encoders.after import AfterEvents
 from genrec_plugins.encoders.causal_stack import CausalStack
 from genrec_plugins.encoders.configs import DinConfig, HstuConfig, LumConfig, MeanPoolConfig, SasRecConfig
@@ -17,7 +20,7 @@ from genrec_plugins.encoders.mean_pool import MeanPool
 from genrec_plugins.encoders.sasrec import SasRec
 from genrec_plugins.encoders.varlen import Layout, attention_by_row, causal_attention
 from genrec_plugins.testing import random_events
-from genrec_registry import EncoderContext, ModelError
+from genrec_registry import ConfigError, EncoderContext, ModelError
 
 LENGTHS = {
     "ragged": [3, 0, 1, 17, 4, 4, 0, 9, 1],
@@ -279,3 +282,27 @@ def test_widths_and_lengths_that_encoders_refuse():
             encoder(too_long, {})
     with pytest.raises(ValidationError, match="even width"):
         LumConfig(hidden=6, num_heads=2)
+
+
+# -- the benchmark ----------------------------------------------------------------------------------------------------
+
+
+def test_packing_speed_compares_equal_things(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)  # those of the other tests stay
+    rows = {"u": list("abcde"), "v": list("ab"), "w": ["a"], "x": list("abcdefghij")}
+    (tmp_path / "inter.json").write_text(json.dumps(rows))
+    source = f"amazon-reviews={tmp_path / 'inter.json'}"
+    packing_speed.main([source], max_length=6, max_events=100, hidden=8, num_layers=1, queries=3, repeats=1, json_=True)
+    found = {(row["what"], row["way"]): row for row in json.loads(capsys.readouterr().out)}
+    assert all(row["max difference"] < 1e-5 for row in found.values())
+    tokens = {key: row["tokens"] for key, row in found.items()}
+    assert tokens["forward and backward", "bucketed"] == 2 * (5 + 2 + 1 + 6)
+    assert tokens["forward and backward", "padded to the longest row"] == 2 * 4 * 6
+    assert tokens["3 queries a user", "one group query"] == 2 * 14 + 12
+    assert tokens["3 queries a user", "separate passes"] == 3 * (2 * 14 + 4)
+
+
+def test_packing_speed_wants_a_dataset_of_events():
+    for source in ("movielens", "csv=x.csv"):
+        with pytest.raises(ConfigError, match="expected TYPE=PATH"):
+            packing_speed.read_lengths(source)

@@ -1,7 +1,7 @@
 """The two laws of a scaling curve, solved by least squares for many sets of values at once.
 
 - power: ``y = a + b x^-c`` with a, b >= 0 and c in :data:`EXPONENTS`, for losses; a is what no size takes away.
-- log: ``y = slope ln(x) + intercept``, as LUM reports its recall (arXiv 2502.08309, section 4.5).
+- log: ``y = slope ln(x) + intercept``, as LUM reports its recall (arXiv 2502.08309).
 
 The bootstrap refits a law thousands of times on the same sizes. For one c the power law is linear in a and b, so all
 refits share a grid over c, and a golden section around the best point of each: no starting value, nothing that fails

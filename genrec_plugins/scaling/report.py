@@ -98,7 +98,7 @@ def as_dict(swept: Swept) -> dict[str, Any]:
         "metric": swept.metric,
         "x": swept.size_name,
         "points": [asdict(point) for point in swept.points],
-        **{"curve": swept.curve.as_dict()},
+        "curve": swept.curve.as_dict(),
     }
 
 

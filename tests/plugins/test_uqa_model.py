@@ -15,6 +15,8 @@ from genrec_plugins.uqa.soft_tokens import SLOT, SoftTokenAdapter, mean_norm, sp
 from genrec_registry import ConfigError, SetupError
 from tests.plugins.uqa_cases import WORDS, make_language_model
 
+pytest.importorskip("transformers", reason="needs the extra [uqa]")
+
 CPU = torch.device("cpu")
 CHAT = (
     "{% for m in messages %}{{ '<s> ' + m['role'] + ' : ' + m['content'] + ' </s> ' }}{% endfor %}"

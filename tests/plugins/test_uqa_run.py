@@ -27,6 +27,8 @@ from genrec_plugins.uqa.users import EncoderVectors, StoreVectors
 from genrec_registry import ConfigError, DataError, ModelError
 from tests.plugins.uqa_cases import COLOURS, make_language_model, write_events, write_questions
 
+pytest.importorskip("transformers", reason="needs the extra [uqa]")
+
 TRAIN = {"epochs": 8, "batch_size": 32, "adapter_lr": 3e-3, "threads": 1}
 
 

@@ -1,4 +1,4 @@
-"""``genrec tokenize fit|encode|report``."""
+"""``genrec tokenize fit|embed|encode|report``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from genrec_plugins.tokenizers.fit_config import LoadedTokenize
     from genrec_plugins.tokenizers.quality import QualityReport
 
 app = typer.Typer(
@@ -23,23 +24,22 @@ app = typer.Typer(
 )
 
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+_Config = Annotated[Path | None, typer.Argument(metavar="[CONFIG.YAML]", help="Items, content, tokenizer, collisions.")]
+_Items = Annotated[
+    Path | None, typer.Option("--items", help="Parquet or JSON: item, text, categories; or JSON item -> content.")
+]
+_Content = Annotated[str | None, typer.Option("--content", "-c", help="Sources, comma-separated [default: tfidf].")]
 
 
 @app.command()
 def fit(
     out: Annotated[Path, typer.Option("--out", "-o", help="The tokenizer's directory; an older one is replaced.")],
-    config_file: Annotated[
-        Path | None, typer.Argument(metavar="[CONFIG.YAML]", help="Items, content, tokenizer, collisions.")
-    ] = None,
-    items: Annotated[
-        Path | None, typer.Option("--items", help="Parquet or JSON: item, text, categories; or JSON item -> content.")
-    ] = None,
+    config_file: _Config = None,
+    items: _Items = None,
     tokenizer: Annotated[
         str | None, typer.Option("--tokenizer", "-t", help="Its name [default: rq-kmeans]; see 'genrec plugins list'.")
     ] = None,
-    content: Annotated[
-        str | None, typer.Option("--content", "-c", help="Sources, comma-separated [default: tfidf].")
-    ] = None,
+    content: _Content = None,
     collisions: Annotated[str | None, typer.Option(help="suffix, knn-cap or none [default: suffix].")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE over the file, as tokenizer.sizes=[64,64].")
@@ -57,21 +57,8 @@ def fit(
         genrec tokenize fit --items items.parquet --content tfidf,sentence-encoder --tokenizer rq-vae --out sid
     """
     from genrec_plugins.cli.table import print_json
-    from genrec_plugins.config import parse_overrides
-    from genrec_plugins.tokenizers.fit_config import parse_tokenize
-    from genrec_registry.yaml_source import YamlSource, read_yaml
 
-    source = read_yaml(config_file) if config_file else YamlSource("genrec tokenize fit", {}, {})
-    given: dict[str, Any] = {
-        "items": str(items) if items else None,
-        "tokenizer": tokenizer or (None if "tokenizer" in source.data else "rq-kmeans"),
-        "content": [name.strip() for name in content.split(",") if name.strip()] if content else None,
-        "collisions": collisions,
-    }
-    if given["content"] and len(given["content"]) == 1:
-        given["content"] = given["content"][0]  # so that --set content.dim can name it
-    data = source.data | {key: value for key, value in given.items() if value is not None}
-    run = parse_tokenize(YamlSource(source.name, data, source.positions), parse_overrides(set_))
+    run = _load(config_file, set_, items=items, content=content, tokenizer=tokenizer, collisions=collisions)
 
     from genrec_plugins.tokenizers.pipeline import fit_directory
     from genrec_plugins.training.reporter import Console
@@ -83,6 +70,63 @@ def fit(
         return
     _print({out.name: [report]})
     typer.echo(f"{report.items:,} items have IDs: {out}")
+
+
+@app.command()
+def embed(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Parquet with the columns item and embedding.")],
+    config_file: _Config = None,
+    items: _Items = None,
+    content: _Content = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE over the file, as content.dim=64.")] = None,
+    json_: _Json = False,
+) -> None:
+    """Write the items' embeddings, to fit several tokenizers on them by the content source 'table'.
+
+    Examples:
+        genrec tokenize embed --items items.json.gz --content sentence-encoder --out embeddings.parquet
+        genrec tokenize fit --items items.json.gz --set "content={type: table, path: embeddings.parquet}" --out sid
+    """
+    from genrec_plugins.cli.table import print_json
+
+    run = _load(config_file, set_, items=items, content=content)
+
+    from genrec_plugins.tokenizers.pipeline import embed_file
+    from genrec_plugins.training.reporter import Console
+
+    with Console() as console:
+        total, width = embed_file(run, out, reporter=console)
+    if json_:
+        print_json({"file": str(out), "items": total, "width": width})
+        return
+    typer.echo(f"{out}: {total:,} items, width {width}")
+
+
+def _load(
+    config_file: Path | None,
+    set_: list[str] | None,
+    *,
+    items: Path | None,
+    content: str | None,
+    tokenizer: str | None = None,
+    collisions: str | None = None,
+) -> LoadedTokenize:
+    """The config of the file, with what the options say over it."""
+    from genrec_plugins.config import parse_overrides
+    from genrec_plugins.tokenizers.fit_config import parse_tokenize
+    from genrec_registry.yaml_source import YamlSource, read_yaml
+
+    source = read_yaml(config_file) if config_file else YamlSource("genrec tokenize", {}, {})
+    sources = [name.strip() for name in (content or "").split(",") if name.strip()]
+    given: dict[str, Any] = {
+        "items": str(items) if items else None,
+        "tokenizer": tokenizer or (None if "tokenizer" in source.data else "rq-kmeans"),
+        # one source is no list, so that --set content.dim can name it
+        "content": sources[0] if len(sources) == 1 else sources or None,
+        "collisions": collisions,
+    }
+    data = source.data | {key: value for key, value in given.items() if value is not None}
+    return parse_tokenize(YamlSource(source.name, data, source.positions), parse_overrides(set_))
 
 
 @app.command()

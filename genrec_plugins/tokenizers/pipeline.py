@@ -109,14 +109,9 @@ def fit_directory(
         DataError: the items are bad, or something else is at ``out``.
         SetupError: a source of content or the tokenizer needs a package that is not installed.
     """
-    reporter, config = reporter or Quiet(), run.config
+    config = run.config
     check_target(out)
-    catalogue = load_items(run)
-    items = catalogue.items
-    content = fit_content(config.content, items, catalogue.train, catalogue.vocabulary)
-    reporter.message(f"{len(items):,} items, embeddings of width {content.width}")
-    embeddings = content.embed(items, lambda done, total: reporter.rows(stage="embed", rows=done, total=total))
-    names = items["item"].to_list()
+    names, content, embeddings = _embedded(run, reporter or Quiet())
     try:
         fitted = fit_tokenizer(config.tokenizer, embeddings, names, config.collisions, run.registry)
     except ModuleNotFoundError as error:
@@ -132,6 +127,35 @@ def fit_directory(
             np.save(aside / EMBEDDINGS, embeddings)
         (aside / QUALITY).write_text(json.dumps(report.as_json(), indent=1) + "\n")
     return report
+
+
+def embed_file(run: LoadedTokenize, out: Path, reporter: Reporter | None = None) -> tuple[int, int]:
+    """The embeddings of a run's items, to Parquet with the columns ``item`` and ``embedding``.
+
+    The content source ``table`` reads it: what takes long to embed is embedded once for many tokenizers.
+
+    Args:
+        run: the items and their content; its tokenizer is not read.
+        out: the file.
+        reporter: told where it stands.
+
+    Returns:
+        Items, and the width of the embeddings.
+    """
+    names, content, embeddings = _embedded(run, reporter or Quiet())
+    vectors = pl.Series("embedding", embeddings, dtype=pl.Array(pl.Float32, content.width))
+    with written_aside(out) as partial:
+        pl.DataFrame({"item": pl.Series(names, dtype=pl.String), "embedding": vectors}).write_parquet(partial)
+    return len(names), content.width
+
+
+def _embedded(run: LoadedTokenize, reporter: Reporter) -> tuple[list[str], FittedContent, Floats]:
+    catalogue = load_items(run)
+    items = catalogue.items
+    content = fit_content(run.config.content, items, catalogue.train, catalogue.vocabulary)
+    reporter.message(f"{len(items):,} items, embeddings of width {content.width}")
+    embeddings = content.embed(items, lambda done, total: reporter.rows(stage="embed", rows=done, total=total))
+    return items["item"].to_list(), content, embeddings
 
 
 def _quality(fitted: FittedTokenizer, names: Sequence[str], embeddings: Floats) -> QualityReport:

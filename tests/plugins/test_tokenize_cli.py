@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +14,16 @@ from genrec_adapters.item_codes import ItemCodes
 from genrec_plugins.cli import main
 from genrec_plugins.tokenizers import pipeline
 from genrec_plugins.tokenizers.fit_config import parse_tokenize
-from genrec_plugins.tokenizers.items import read_items, stream_items
+from genrec_plugins.tokenizers.items import read_items
 from genrec_registry import ConfigError, DataError
+from tests.plugins.item_cases import rows, write_index, write_items
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "amazon"
-WORDS = [[f"{theme}{n}" for n in range(8)] for theme in ("ink", "pen", "desk", "lamp")]
 
 
 @pytest.fixture(autouse=True)
 def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-
-def rows(start: int = 0, stop: int = 60) -> list[dict[str, Any]]:
-    """Items of four themes, whose words repeat."""
-    made = []
-    for n in range(start, stop):
-        words = np.random.default_rng(n).choice(WORDS[n % 4], 4, replace=False).tolist()
-        made.append({"item": f"i{n}", "text": " ".join(words), "categories": [f"theme {n % 4}"]})
-    return made
-
-
-def write_items(path: str, start: int = 0, stop: int = 60) -> str:
-    pl.DataFrame(rows(start, stop)).write_parquet(path)
-    return path
 
 
 def run(*words: str) -> int:
@@ -83,33 +66,6 @@ def test_tokenizers_and_collision_policies_go_together(tokenizer, collisions):
     fit("sid", "--tokenizer", tokenizer, "--collisions", collisions, "--set", "tokenizer.sizes=[8, 8]")
     codes = ItemCodes.read("sid")
     assert codes.codes.shape == (60, 3 if collisions == "suffix" else 2)
-
-
-def test_files_of_all_kinds_say_the_same():
-    made = rows()
-    for row in made:
-        row["title"] = row["text"]
-    expected = pl.DataFrame(made).select("item", "text", "categories", "title")
-    expected.write_parquet("a.parquet")
-    Path("a.json").write_text(json.dumps(made))
-    Path("a.jsonl").write_text("\n".join(json.dumps(row) for row in made) + "\n\n")
-    Path("b.jsonl.gz").write_bytes(gzip.compress(Path("a.jsonl").read_bytes()))
-    for name in ("a.parquet", "a.json", "a.jsonl", "b.jsonl.gz"):
-        assert read_items(name).equals(expected), name
-    by_item = {row["item"]: {"title": row["text"], "categories": row["categories"]} for row in made}
-    Path("map.json.gz").write_bytes(gzip.compress(json.dumps(by_item, indent=1).encode()))
-    assert read_items("map.json.gz").select("item", "text", "categories").equals(expected.drop("title"))
-    chunks = list(stream_items("a.parquet", rows=7))
-    assert [len(chunk) for chunk in chunks] == [7] * 8 + [4]
-    assert pl.concat(chunks).equals(expected)
-
-
-def test_numbers_as_ids_and_missing_columns_are_read():
-    pl.DataFrame({"item": [7, 8], "text": ["a", None], "price": [1.0, 2.0]}).write_parquet("n.parquet")
-    items = read_items("n.parquet")
-    assert items.rows() == [("7", "a", []), ("8", "", [])]
-    pl.DataFrame({"item": ["a", "b"], "categories": ["x", None]}).write_parquet("c.parquet")
-    assert read_items("c.parquet")["categories"].to_list() == [["x"], []]
 
 
 @pytest.mark.parametrize(
@@ -329,6 +285,16 @@ def test_a_table_of_embeddings_is_encoded_from_another_table(capsys):
     assert len(ItemCodes.read("c.parquet").items) == 10
 
 
+def test_embeddings_are_written_once_for_several_tokenizers(capsys):
+    write_items("items.parquet")
+    words = ["--items", "items.parquet", "--content", "tfidf", "--set", "content.dim=8"]
+    assert run("embed", *words, "--out", "e.parquet") == 0
+    assert capsys.readouterr().out.strip() == "e.parquet: 60 items, width 8"
+    fit("from-table", "--set", "content={type: table, path: e.parquet}")
+    fit("direct", "--set", "content={type: tfidf, dim: 8}")
+    assert ItemCodes.read("from-table").codes.tolist() == ItemCodes.read("direct").codes.tolist()
+
+
 def test_an_item_that_comes_twice_is_told(capsys):
     fit()
     pl.concat([pl.DataFrame(rows(0, 3)), pl.DataFrame(rows(1, 2))]).write_parquet("twice.parquet")
@@ -336,16 +302,10 @@ def test_an_item_that_comes_twice_is_told(capsys):
     assert "item 'i1' stands twice" in capsys.readouterr().err
 
 
-def write_index() -> None:
-    generator = np.random.default_rng(1)
-    index = {f"i{n}": [f"<a_{generator.integers(4)}>", f"<b_{generator.integers(4)}>"] for n in range(60)}
-    Path("index.json.gz").write_bytes(gzip.compress(json.dumps(index).encode()))
-
-
 def test_reports_stand_side_by_side_and_seeds_are_one_column(capsys):
     for seed in (1, 2, 3):
         fit(f"rq-{seed}", "--collisions", "none", "--set", f"tokenizer.seed={seed}")
-    write_index()
+    write_index("index.json.gz")
     capsys.readouterr()
     assert run("report", "rq-1", "rq-2", "rq-3", "--against", "index.json.gz", "--plot", "q.png") == 0
     out = capsys.readouterr().out
@@ -368,7 +328,7 @@ def test_reports_stand_side_by_side_and_seeds_are_one_column(capsys):
 
 def test_reports_without_embeddings_say_so(capsys):
     fit("bare", "--no-embeddings")
-    write_index()
+    write_index("index.json.gz")
     fit("sid")
     capsys.readouterr()
     assert run("report", "bare", "--against", "index.json.gz") == 0
@@ -383,30 +343,6 @@ def test_reports_without_embeddings_say_so(capsys):
     fit("other/sid", "--set", "tokenizer.sizes=[2, 2]")
     assert run("report", "sid", "other/sid") == 2
     assert "two sets of codes are called 'sid'" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("words", [["--help"], ["fit", "--help"], ["encode", "--help"], ["report", "--help"]])
-def test_help_loads_nothing_heavy(words):
-    code = (
-        "import sys\nfrom genrec_plugins.cli import main\n"
-        f"try:\n    main.run(['tokenize', *{words!r}])\nexcept SystemExit as stopped:\n    code = stopped.code\n"
-        "print(code, [m for m in ('numpy', 'torch', 'polars', 'sklearn', 'faiss', 'scipy') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "Examples:" in done.stdout
-    assert done.stdout.strip().splitlines()[-1] == "0 []"
-
-
-def test_mistakes_in_a_config_load_nothing_heavy():
-    code = (
-        "import sys\nfrom genrec_plugins.cli import main\n"
-        "try:\n    main.run(['tokenize', 'fit', '--out', 'x', '--items', 'y', '--set', 'tokenizer.size=[1]'])\n"
-        "except SystemExit as stopped:\n    code = stopped.code\n"
-        "print(code, [m for m in ('numpy', 'torch', 'polars', 'sklearn', 'faiss') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "2 []"
-    assert "did you mean 'sizes'?" in done.stderr or "tokenizer.size" in done.stderr
 
 
 def test_office_products_are_fitted_from_their_titles(capsys):

@@ -13,6 +13,7 @@ from genrec_plugins.lum.batches import cut_windows, make_batch, packs
 from genrec_plugins.lum.data import evenly, load_data
 from genrec_plugins.lum.efficiency import loss_flops
 from genrec_plugins.lum.evaluate import Asked, evaluate, metrics_of, ranks_of
+from genrec_plugins.lum.query import query_run
 from genrec_plugins.lum.run import LumRun, pretrain, weights_digest
 from genrec_plugins.lum.trainer import LumTrainer, asked_of
 from genrec_registry import ConfigError, DataError, ModelError
@@ -53,6 +54,22 @@ def test_a_rule_of_what_follows_what_is_learned(lists, tmp_path, encoder, object
     assert report["test"]["recall@1"] > 0.8  # by chance: 1 of 12
     assert 0 < report["mfu"] < 1
     assert report["flops_per_event"] > 0
+
+
+def test_codes_are_generated_by_the_same_run(lists, tmp_path):
+    index = {str(item): [f"<a_{item // 4}>", f"<b_{item % 4}>"] for item in range(12)}
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    objective = {"type": "semantic-id", "codes": str(tmp_path / "index.json"), "hidden": 16, "layers": 1, "heads": 2}
+    train = {"epochs": 30, "lr": 0.01, "early_stop_patience": 0, "evaluate_every": 30}
+    report = pretrain(of_lists(lists, encoder=None, objective=objective, train=train), tmp_path / "run")
+    assert report["test"]["recall@1"] > 0.8
+    assert "loss" not in report["test"]
+    assert LumRun.open(tmp_path / "run").evaluate("test") == report["test"]
+    with pytest.raises(ModelError, match="has no state to ask for"):
+        query_run(LumRun.open(tmp_path / "run"), tmp_path / "store")
+    (tmp_path / "index.json").write_text(json.dumps({"other": ["<a_1>"]}))
+    with pytest.raises(DataError, match="12 of 12 items have no codes"):
+        pretrain(of_lists(lists, encoder=None, objective=objective), tmp_path / "other")
 
 
 def test_the_condition_decides_what_is_asked_for(ratings, tmp_path):

@@ -87,16 +87,23 @@ class BaseTokenizer(ABC):
     @property
     def width(self) -> int:
         """E, the width of the embeddings it was fitted on."""
-        if not self.arrays:
-            raise ModelError("the tokenizer is not fitted; call fit, or restore what a fitted one saved")
+        self._expect_fitted()
         return int(self.arrays["width"])
 
+    def _expect_fitted(self) -> None:
+        if not self.arrays:
+            raise ModelError("the tokenizer is not fitted; call fit, or restore what a fitted one saved")
+
     def save(self, directory: str) -> None:
-        """Write the arrays into ``tokenizer.safetensors`` of an existing directory."""
+        """Write the arrays into ``tokenizer.safetensors`` of an existing directory.
+
+        Raises:
+            ModelError: nothing was fitted or restored.
+        """
         from safetensors.numpy import save_file
 
-        assert self.width >= 0
-        save_file({name: np.ascontiguousarray(array) for name, array in self.arrays.items()}, Path(directory) / FILE)
+        self._expect_fitted()
+        save_file({name: np.asarray(array, order="C") for name, array in self.arrays.items()}, Path(directory) / FILE)
 
     def restore(self, directory: str) -> None:
         """Take back what :meth:`save` wrote.
@@ -109,7 +116,7 @@ class BaseTokenizer(ABC):
 
         path = Path(directory) / FILE
         try:
-            arrays = load_file(path)
+            arrays = {name: array.copy() for name, array in load_file(path).items()}  # no map of a file that may go
         except (OSError, SafetensorError) as error:
             raise DataError(f"{path}: is no saved tokenizer ({error}); fit it again") from error
         expected = self._shapes(int(arrays["width"])) if "width" in arrays else {}

@@ -39,9 +39,28 @@ class CollisionPolicy(ABC):
     def fit(self, codes: Codes, embeddings: npt.NDArray[np.floating], item_ids: tuple[str, ...]) -> Codes:
         """IDs ``[N, len(sizes)]`` of the catalogue."""
 
-    @abstractmethod
     def add(self, codes: Codes, embeddings: npt.NDArray[np.floating]) -> Codes:
-        """IDs of items that are new, beside those that are there; they are remembered."""
+        """IDs of items that are new, beside those that are there; they are remembered.
+
+        Raises:
+            DataError: every path is full; then none of these items is remembered.
+        """
+        ids: list[Path] = []
+        try:
+            for row, path in enumerate(codes.tolist()):
+                ids.append(self.place(tuple(path), embeddings[row]))
+        except DataError:
+            self.taken.subtract(found[: len(self.neighbours.sizes)] for found in ids)
+            raise
+        return np.array(ids, dtype=np.int32).reshape(len(codes), len(self.sizes))
+
+    @abstractmethod
+    def place(self, wanted: Path, embedding: npt.NDArray[np.floating]) -> Path:
+        """The ID of one more item, which is counted.
+
+        Raises:
+            DataError: every path is full.
+        """
 
     def resume(self, ids: Codes) -> None:
         """Remember the IDs of a catalogue that was placed before."""
@@ -80,9 +99,9 @@ class NoCollisions(CollisionPolicy):
         """The codes as they are."""
         return codes
 
-    def add(self, codes: Codes, embeddings: npt.NDArray[np.floating]) -> Codes:
+    def place(self, wanted: Path, embedding: npt.NDArray[np.floating]) -> Path:
         """The codes as they are."""
-        return codes
+        return wanted
 
 
 class Suffix(CollisionPolicy):
@@ -116,18 +135,15 @@ class Suffix(CollisionPolicy):
         self.size = int(suffix.max()) + 1 + self.headroom
         return np.concatenate([codes, suffix], axis=1)
 
-    def add(self, codes: Codes, embeddings: npt.NDArray[np.floating]) -> Codes:
-        """Codes with the next free suffix.
+    def place(self, wanted: Path, embedding: npt.NDArray[np.floating]) -> Path:
+        """The codes, or the nearest with room, and the next free suffix.
 
         Raises:
             DataError: every path is full.
         """
-        ids = np.empty((len(codes), codes.shape[1] + 1), dtype=np.int32)
-        for row, wanted in enumerate(map(tuple, codes.tolist())):
-            path = self._with_room(wanted, embeddings[row], self.size)
-            ids[row] = (*path, self.taken[path])
-            self.taken[path] += 1
-        return ids
+        path = self._with_room(wanted, embedding, self.size)
+        self.taken[path] += 1
+        return (*path, self.taken[path] - 1)
 
 
 class KnnCap(CollisionPolicy):
@@ -166,19 +182,15 @@ class KnnCap(CollisionPolicy):
             else:
                 moving.append(row)
         for row in moving:
-            ids[row] = self._place(tuple(codes[row].tolist()), embeddings[row])
+            ids[row] = self.place(tuple(codes[row].tolist()), embeddings[row])
         return ids
 
-    def add(self, codes: Codes, embeddings: npt.NDArray[np.floating]) -> Codes:
-        """Codes, or the nearest path with room.
+    def place(self, wanted: Path, embedding: npt.NDArray[np.floating]) -> Path:
+        """The codes, or the nearest with room.
 
         Raises:
             DataError: every path is full.
         """
-        placed = [self._place(tuple(path), embeddings[row]) for row, path in enumerate(codes.tolist())]
-        return np.array(placed, dtype=np.int32).reshape(codes.shape)
-
-    def _place(self, wanted: Path, embedding: npt.NDArray[np.floating]) -> Path:
         path = self._with_room(wanted, embedding, self.cap)
         self.taken[path] += 1
         return path

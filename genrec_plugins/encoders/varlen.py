@@ -74,7 +74,7 @@ class Layout:
         self.max_length = int(lengths.max(initial=0))
         self.num_tokens = int(ends[-1])
         self.positions = torch.from_numpy(np.arange(self.num_tokens) - np.repeat(starts, lengths)).to(device)
-        rectangles = list(_LAYERS[how](starts, lengths)) or [Rectangle(np.zeros((0, 1), dtype=np.int64))]
+        rectangles = list(_LAYOUTS[how](starts, lengths)) or [Rectangle(np.zeros((0, 1), dtype=np.int64))]
         self._shapes = [rectangle.tokens.shape for rectangle in rectangles]
         self._masks = [_block_mask(rectangle.row, device) for rectangle in rectangles]
         places = np.concatenate([rectangle.tokens.ravel() for rectangle in rectangles])
@@ -155,7 +155,7 @@ def _packed(starts: Int64, lengths: Int64) -> Iterator[Rectangle]:
     yield Rectangle(tokens, owner)
 
 
-_LAYERS = {"bucketed": _bucketed, "packed": _packed, "padded": _padded}
+_LAYOUTS = {"bucketed": _bucketed, "packed": _packed, "padded": _padded}
 
 
 def _block_mask(row: Int64 | None, device: torch.device) -> Tensor | None:

@@ -25,7 +25,9 @@ from genrec_plugins.cli import main
 from genrec_plugins.config import RunConfig, load_run, parse_run
 from genrec_plugins.lum.config import LumConfig, load_lum, parse_lum
 from genrec_plugins.synthetic import generate
+from genrec_plugins.tokenizers.fit_config import parse_tokenize
 from genrec_registry import Registry, parse_yaml, read_yaml
+from tests.plugins.item_cases import write_index, write_map
 from tests.plugins.lum_cases import write_lists, write_ratings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -167,11 +169,16 @@ def write_inputs(folder: Path, path: Path) -> None:
     (folder / "train_sample.csv.gz").symlink_to("train.gz")
     write_ratings(folder / "ml-100k")
     write_lists(folder / "beauty.inter.json")
+    write_map(folder / "items.json.gz", 0, 300)
+    write_map(folder / "new.json.gz", 290, 320)
+    write_index(folder / "index.json.gz", 300)
     (folder / "examples").symlink_to(ROOT / "examples")
     for block in blocks_of(path):
-        if block.language == "yaml" and "dataset:" in block.code:
-            name = "lum.yaml" if is_pretraining(parse_yaml(block.code).data) else "run.yaml"
-            (folder / name).write_text(block.code)
+        data = parse_yaml(block.code).data if block.language == "yaml" else {}
+        if "tokenizer" in data:
+            (folder / "sid.yaml").write_text(block.code)
+        elif "dataset" in data:
+            (folder / ("lum.yaml" if is_pretraining(data) else "run.yaml")).write_text(block.code)
 
 
 def is_pretraining(data: dict[str, Any]) -> bool:
@@ -213,7 +220,9 @@ def test_yaml_blocks_are_run_configs(block, monkeypatch):
     data = parse_yaml(block.code, name=block.label).data
     if not set(data) & (set(RunConfig.model_fields) | set(LumConfig.model_fields)):
         pytest.skip("not a run config")
-    if is_pretraining(data):
+    if "tokenizer" in data:
+        parse_tokenize(data)
+    elif is_pretraining(data):
         parse_lum(LUM_MINIMUM | data)
     else:
         parse_run(MINIMUM | data)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torchrec import JaggedTensor
 
+from genrec_plugins.encoders.positions import check_prefixes
 from genrec_plugins.encoders.tokens import EventEncoder, offsets_of, output_map
 from genrec_plugins.encoders.varlen import How, Layout
 from genrec_registry import EncoderContext
@@ -64,6 +65,7 @@ class AfterEvents(nn.Module):
     ) -> Tensor:
         """What is known after the first ``prefix [M]`` events of rows ``row [M]``: ``[M, D]``, whatever is asked."""
         del conditions
+        check_prefixes(torch.diff(offsets_of(events, self.context)), row, prefix)
         return self._after(events, row, prefix)
 
     def item_vectors(self, items: Mapping[str, Tensor]) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from genrec_plugins.encoders.positions import PositionTable, turn, turns_at
+from genrec_plugins.encoders.positions import PositionTable, check_prefixes, turn, turns_at
 from genrec_plugins.encoders.suffixes import Suffixes
 from genrec_plugins.encoders.varlen import How, Layout, causal_attention
 from genrec_registry import ModelError
@@ -112,7 +112,7 @@ class CausalStack(nn.Module):
         attention: how rows are laid out, see :mod:`.varlen`.
 
     Raises:
-        ModelError: widths do not go together; or a row is longer than the learned positions.
+        ModelError: widths do not go together; or a row is longer than the learned positions, or a prefix than its row.
 
     Example::
 
@@ -175,6 +175,7 @@ class CausalStack(nn.Module):
         Returns:
             ``[M, t, h]``.
         """
+        check_prefixes(torch.diff(cache.offsets), row, prefix)
         count, size, _ = suffix.shape
         positions = prefix.unsqueeze(1) + torch.arange(size, device=prefix.device)
         longest = int(prefix.max()) + size if count else 0

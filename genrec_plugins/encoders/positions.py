@@ -96,3 +96,27 @@ def check_length(longest: int, max_length: int) -> None:
             f"a row has {longest} tokens, but there are learned positions for {max_length}; "
             "keep the last events of longer rows, or raise max_length"
         )
+
+
+def check_prefixes(lengths: Tensor, row: Tensor, prefix: Tensor) -> None:
+    """Refuse to look behind the end of a row, where another one begins.
+
+    Args:
+        lengths: ``[B]`` of the rows.
+        row: ``[M]``.
+        prefix: ``[M]`` what is looked at of each.
+
+    Raises:
+        ModelError: a prefix is negative, or longer than its row.
+
+    Example::
+
+        >>> check_prefixes(torch.tensor([2, 3]), row=torch.tensor([1, 0]), prefix=torch.tensor([3, 0]))
+    """
+    wrong = (prefix < 0) | (prefix > lengths[row])
+    if wrong.any():
+        first = int(wrong.nonzero()[0])
+        raise ModelError(
+            f"query {first} looks at the first {int(prefix[first])} of row {int(row[first])}, which has "
+            f"{int(lengths[row[first]])}; prefixes lie between 0 and the row's length"
+        )

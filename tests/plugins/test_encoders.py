@@ -33,6 +33,12 @@ LENGTHS = {
 HOW = ("bucketed", "packed", "padded")
 
 
+CONTEXT = EncoderContext(
+    embedding_dim=6, feature_dim=4, max_length=5, item_features=("item", "genre"), condition_features=("action",)
+)
+BATCH = random_events(CONTEXT, [3, 0, 5, 1])
+
+
 def offsets_for(lengths: list[int]) -> Tensor:
     return torch.tensor([0, *lengths]).cumsum(0)
 
@@ -104,6 +110,14 @@ def test_extend_of_nothing():
     assert torch.isfinite(stack.extend(torch.randn(1, 2, 8), zero, zero, empty)).all()
 
 
+def test_a_prefix_longer_than_its_row_is_refused():
+    """What stands behind it is another user's."""
+    events = BATCH.jagged()
+    for encoder in (Lum(LumConfig(hidden=8), CONTEXT), SasRec(SasRecConfig(), CONTEXT)):
+        with pytest.raises(ModelError, match=r"query 1 looks at the first (4|8) of row 0, which has (3|6)"):
+            encoder.query(events, torch.tensor([2, 0]), torch.tensor([5, 4]), {"action": torch.randn(2, 4)})
+
+
 def test_learned_positions_end_where_they_end():
     stack = CausalStack(hidden=8, layers=1, heads=2, positions="learned", max_length=3)
     stack(torch.randn(3, 8), torch.tensor([0, 3]))
@@ -121,11 +135,6 @@ def test_widths_that_do_not_go_together():
 
 
 # -- encoders against their papers, one row and one formula at a time --------------------------------------------------
-
-CONTEXT = EncoderContext(
-    embedding_dim=6, feature_dim=4, max_length=5, item_features=("item", "genre"), condition_features=("action",)
-)
-BATCH = random_events(CONTEXT, [3, 0, 5, 1])
 
 
 def rows_of(tokens: Tensor) -> list[Tensor]:

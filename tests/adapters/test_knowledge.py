@@ -17,6 +17,7 @@ from torchrec.models.dlrm import DLRMTrain
 from genrec_adapters.knowledge import KnowledgeFacts, KnowledgeStore
 from genrec_adapters.loader import BatchLoader
 from genrec_adapters.preprocess import prepare
+from genrec_adapters.raw import raw_batches
 from genrec_plugins.config import parse_run
 from genrec_plugins.models import build_dlrm
 from genrec_plugins.testing import field_type_suite
@@ -283,6 +284,18 @@ def test_a_leak_is_told_in_one_sentence(store: KnowledgeStore, tmp_path: Path) -
     with pytest.raises(DataError, match="would see their future: user 'v' has a row at 9") as told:
         prepare(dataset, tmp_path / "p", fields=unmeasured, split=TIME_SPLIT)
     assert "\n" not in str(told.value), "polars' own addition is taken off"
+
+
+def test_raw_rows_are_encoded_as_prepared_ones_and_refused_alike(store: KnowledgeStore, tmp_path: Path) -> None:
+    dataset = rows_file(tmp_path, [*range(101, 109)])
+    prepared = prepare(dataset, tmp_path / "p", fields=knowledge_field(store), split=TIME_SPLIT)
+    expected = next(iter(BatchLoader(prepared, "train", 4)))
+    raw = next(iter(raw_batches(prepared, dataset, default_registry(), batch_size=4)))
+    assert torch.equal(raw.dense_features, expected.dense_features)
+    dataset = rows_file(tmp_path, [9] * 8, user=["v"] * 8)
+    with pytest.raises(DataError, match="would see their future: user 'v' has a row at 9") as told:
+        list(raw_batches(prepared, dataset, default_registry(), batch_size=4))
+    assert "\n" not in str(told.value)
 
 
 def test_another_store_makes_other_rows_and_fits_no_old_ones(store: KnowledgeStore, tmp_path: Path) -> None:

@@ -395,3 +395,17 @@ def test_pipeline_looks_histories_up_ahead_of_time(two_ranks: list[dict]) -> Non
             "model.behaviour_arch.embedding_collection",
             "model.sparse_arch.embedding_bag_collection",
         ]
+
+
+@pytest.mark.parametrize("name", sorted(one.record.name for one in REGISTRY.components("encoder")))
+def test_every_encoder_reads_the_history(name: str, table: Path, prepared: Prepared) -> None:
+    model = build(table, prepared, f"encoder: {name}").eval()
+    whole = next(iter(BatchLoader(prepared, "train", 40)))
+    lengths = whole.sparse_features["past.item"].lengths()
+    loss, (_, logits, _) = DLRMTrain(model)(whole)
+    loss.backward()
+    assert model.behaviour_arch.tables()[0].grad.abs().max() > 0
+    with torch.no_grad():
+        alone = [model(one.dense_features, one.sparse_features) for one in BatchLoader(prepared, "train", 1)]
+    torch.testing.assert_close(logits, torch.cat(alone[:40]).squeeze(1), atol=1e-5, rtol=1e-4)
+    assert (lengths == 0).any(), "a row without events, alone a batch without any"

@@ -23,7 +23,7 @@ RECORDS: tuple[TokenizerRecord, ...] = (
     _record(
         "rq-vae", "rq_vae", "RqVaeConfig", "RqVae", "RQ-VAE: autoencoder with a residual-quantised latent", "rqvae"
     ),
-    _record("opq", "opq", "OpqConfig", "Opq", "OPQ: learned rotation, then k-means on slices", "pq"),
+    _record("opq", "opq", "OpqConfig", "Opq", "OPQ: learned rotation, then k-means on slices"),
     _record("fsq", "fsq", "FsqConfig", "Fsq", "FSQ: autoencoder whose latent numbers are rounded"),
     _record("hash", "baselines", "HashConfig", "HashCodes", "Baseline: digits of a hash of the item's id"),
     _record("random", "baselines", "RandomConfig", "RandomCodes", "Baseline: a seeded draw for each item and level"),

@@ -14,6 +14,7 @@ from genrec_registry import Config
 
 Sizes = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Values = Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1)]
 
 _SIZES = Field(default=(256, 256, 256), description="codes of each level, first level first; they may differ")
 _SEED = Field(default=0, description="of every draw; equal seeds give equal codes on one machine")
@@ -37,7 +38,7 @@ class RqKmeansConfig(Config):
 class AutoencoderConfig(Config):
     """What RQ-VAE and FSQ have in common: the two MLPs and their training."""
 
-    hidden_sizes: Annotated[tuple[PositiveInt, ...], Field()] = Field(
+    hidden_sizes: tuple[PositiveInt, ...] = Field(
         default=(256, 128), description="hidden layers of the encoder; the decoder has them in reverse"
     )
     epochs: PositiveInt = Field(default=100, description="passes over the items")
@@ -61,12 +62,9 @@ class RqVaeConfig(AutoencoderConfig):
 class FsqConfig(AutoencoderConfig):
     """Finite scalar quantisation (Mentzer et al. 2023, arXiv 2309.15505)."""
 
-    levels: Annotated[tuple[Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1)], ...], Field()] = (
-        Field(
-            default=((8, 8, 4), (8, 8, 4), (8, 8, 4)),
-            min_length=1,
-            description="for each level of codes, the values of each of its latent numbers; (8, 8, 4) makes 256 codes",
-        )
+    levels: Annotated[tuple[Values, ...], Field(min_length=1)] = Field(
+        default=((8, 8, 4), (8, 8, 4), (8, 8, 4)),
+        description="for each level of codes, the values of each of its latent numbers; (8, 8, 4) makes 256 codes",
     )
 
     @property

@@ -54,19 +54,25 @@ class RqKmeans(BaseTokenizer):
                 )
             arrays[f"codes_{level}"] = codes
             if not last:
-                residual = residual - codes[self._nearest(residual, level, arrays)]
+                residual = residual - codes[self._nearly_nearest(residual, level, arrays)]
         return arrays
 
-    def _nearest(self, residual: Floats, level: int, arrays: Arrays) -> np.ndarray:
+    def _comparable(self, residual: Floats, level: int, arrays: Arrays) -> tuple[Floats, Floats]:
+        """Vectors and codes between which the least distance decides."""
         codes = arrays[f"codes_{level}"]
-        if self.config.balanced:
-            return nearest(*with_prices(residual, codes, arrays[f"prices_{level}"]))
-        return nearest(residual, codes)
+        return with_prices(residual, codes, arrays[f"prices_{level}"]) if self.config.balanced else (residual, codes)
+
+    def _nearly_nearest(self, residual: Floats, level: int, arrays: Arrays) -> np.ndarray:
+        """What :func:`nearest` gives, without its second look: the fit does not depend on a few ties."""
+        import faiss
+
+        _, found = faiss.knn(*self._comparable(residual, level, arrays), 1)
+        return found[:, 0]
 
     def _encode(self, embeddings: Floats, item_ids: Sequence[str]) -> Codes:
         codes, residual = np.empty((len(embeddings), len(self.sizes)), np.int32), embeddings
         for level in range(len(self.sizes)):
-            codes[:, level] = self._nearest(residual, level, self.arrays)
+            codes[:, level] = nearest(*self._comparable(residual, level, self.arrays))
             residual = residual - self.arrays[f"codes_{level}"][codes[:, level]]
         return codes
 

@@ -263,6 +263,26 @@ def test_encoding_needs_no_torch(tmp_path):
     assert found.stdout.split() == ["False"]
 
 
+def test_the_speed_command_compares_like_with_like():
+    import typer
+    from typer.testing import CliRunner
+
+    from genrec_plugins.benchmarks import tokenizer_speed
+
+    app = typer.Typer()
+    app.command()(tokenizer_speed.main)
+    small = "--items 400 --width 8 --levels 2 --size 16 --iterations 5 --repeats 2 --stream 900 --rows 300 --json"
+    result = CliRunner().invoke(app, [*small.split(), "--balanced"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    hand, same, ours, balanced = found["fit"]
+    assert same["error"] == pytest.approx(hand["error"], rel=1e-3)  # the same codebooks, found the same way
+    assert hand["error"] <= 1.01 * ours["error"] < 1.5 * balanced["error"]
+    assert hand["ratio"] == hand["least"] == hand["most"] == 1.0
+    assert [row["tokenizer"] for row in found["encode"]] == list(tokenizer_speed.STREAMED)
+    assert all(row["items/s"] > 0 for row in found["encode"])
+
+
 # -- real titles -------------------------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from test_behaviour_dlrm import REGISTRY, RUN_CONFIG
 from torchrec.distributed import TrainPipelineSparseDist
 from torchrec.models.dlrm import DLRMTrain
 
@@ -22,6 +21,7 @@ from genrec_adapters.loader import BatchLoader
 from genrec_adapters.prepared import Prepared
 from genrec_plugins.models import build_dlrm
 from genrec_plugins.training.optimizers import TorchRecRecipe
+from tests.plugins.behaviour_cases import REGISTRY, RUN_CONFIG
 
 
 def main(folder: Path, rank: int) -> None:

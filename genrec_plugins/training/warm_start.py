@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -50,11 +49,10 @@ class WarmStartReport:
 
     def __str__(self) -> str:
         rows = ", ".join(f"{name} {found:,} of {total:,}" for name, (found, total) in self.rows.items())
-        until = datetime.fromtimestamp(self.trained_until, UTC).strftime("%Y-%m-%d %H:%M:%S")
         return (
             f"encoder from {self.encoder}: {len(self.parameters)} tensors; known values: {rows}; "
-            f"frozen: {' and '.join(self.frozen) or 'nothing'}; trained on events until {until} (UTC), rows that "
-            "validate and test must be later"
+            f"frozen: {' and '.join(self.frozen) or 'nothing'}; trained on events until time {self.trained_until}, "
+            "rows that validate and test must be later"
         )
 
 

@@ -275,11 +275,11 @@ def _row(title: str, reports: Mapping[str, Sequence[QualityReport]], level: int,
 
 
 def _text(several: Sequence[QualityReport], value: Any) -> str:
-    """Mean, and standard deviation where there are several; empty where a report has no such value."""
+    """Mean, and standard deviation where values differ; empty where a report has no such value."""
     values = [value(report) for report in several]
     if any(one is None for one in values):
         return ""
-    if len(values) == 1:
+    if min(values) == max(values):
         return str(values[0]) if isinstance(values[0], int) else _short(values[0])
     mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
     whole = all(isinstance(one, int) for one in values)

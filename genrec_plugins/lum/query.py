@@ -91,6 +91,17 @@ def _default_queries(vocabularies: Mapping[str, Vocabulary]) -> list[str]:
     )
 
 
+def unlearned(queries: Sequence[Query], histories: Histories) -> list[str]:
+    """What to tell of queries that leave a condition unknown where every event has one: nothing was learned of that."""
+    return [
+        f"query '{query.name}' leaves the condition '{name}' unknown, which no event does: what it asks was never "
+        f"learned; name a value, as --query {query.name}:{name}=VALUE"
+        for query in queries
+        for name, value in query.conditions.items()
+        if value == 0 and not bool((histories.conditions[name] == 0).any())
+    ]
+
+
 class Querier:
     """Asks one model a group of queries.
 
@@ -191,6 +202,9 @@ def query_run(
     began = time.perf_counter()
     querier = make_querier(run, queries)
     histories = before(run.histories(), until)
+    reporter = reporter or Quiet()
+    for warning in unlearned(querier.queries, histories):
+        reporter.message(warning)
     longest = run.run.config.max_length
     asked = plan(histories, snapshots, longest, stride or max(longest // 4, 1))
     names = tuple(query.name for query in querier.queries)
@@ -203,7 +217,7 @@ def query_run(
         similarity="cosine" if run.facts.similarity == "cosine" else "dot",
         temperature=float(model.temperature),
     )
-    frames = _frames(querier, histories, asked, names, snapshots == "every-event", max_events, reporter or Quiet())
+    frames = _frames(querier, histories, asked, names, snapshots == "every-event", max_events, reporter)
     store = KnowledgeStore.write(out, frames, item_frame(run, model), facts)
     return Queried(
         store=store,

@@ -15,7 +15,7 @@ from genrec_adapters.knowledge import KnowledgeStore
 from genrec_plugins.cli import main
 from genrec_plugins.lum.batches import slice_batch
 from genrec_plugins.lum.measure import measure
-from genrec_plugins.lum.query import Querier, before, make_querier, parse_queries, query_run
+from genrec_plugins.lum.query import Querier, before, make_querier, parse_queries, query_run, unlearned
 from genrec_plugins.lum.run import LumRun, pretrain
 from genrec_plugins.lum.snapshots import every_snapshot, last_snapshots
 from genrec_registry import ConfigError, ModelError
@@ -169,6 +169,13 @@ def test_a_later_event_changes_no_earlier_snapshot(trained):
 def test_wrong_queries_are_explained(trained, texts, expected):
     with pytest.raises(ConfigError, match=expected):
         parse_queries(texts, trained.vocabularies)
+
+
+def test_an_unknown_condition_that_no_event_has_is_told(trained):
+    queries = parse_queries(["any", "like:action=like"], trained.vocabularies)
+    assert len(unlearned(queries, trained.histories())) == 1
+    assert "query 'any' leaves the condition 'action' unknown" in unlearned(queries, trained.histories())[0]
+    assert unlearned(queries, random_histories()) == []
 
 
 def test_an_unfinished_run_is_not_queried(trained, tmp_path):

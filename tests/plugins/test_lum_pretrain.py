@@ -46,21 +46,23 @@ def of_ratings(path, **changes):
     ("sasrec", {"type": "info-nce", "full": True}),
     ("hstu", {"type": "info-nce", "negatives": {"sampled": 4, "sampling": "popularity"}}),
 ])  # fmt: skip
-def test_a_rule_of_what_follows_what_is_learned(lists, tmp_path, encoder, objective):
+def test_a_rule_of_what_follows_what_is_learned(lists, encoder, objective):
     train = {"epochs": 30, "lr": 0.01, "early_stop_patience": 0, "evaluate_every": 30}
     encoder = {"type": encoder, "hidden": 16, "num_heads": 2, "num_layers": 1}
     run = of_lists(lists, encoder=encoder, objective=objective, train=train)
-    report = pretrain(run, tmp_path / "run")
-    assert report["test"]["recall@1"] > 0.8  # by chance: 1 of 12
-    assert 0 < report["mfu"] < 1
-    assert report["flops_per_event"] > 0
+    trainer = LumTrainer(run, load_data(run))
+    result = trainer.fit()
+    test = evaluate(trainer.model, trainer.data.test, trainer.asked, trainer.device)
+    assert test["recall@1"] > 0.8  # by chance: 1 of 12
+    assert 0 < result.mfu < 1
+    assert result.flops_per_event > 0
 
 
 def test_codes_are_generated_by_the_same_run(lists, tmp_path):
     index = {str(item): [f"<a_{item // 4}>", f"<b_{item % 4}>"] for item in range(12)}
     (tmp_path / "index.json").write_text(json.dumps(index))
     objective = {"type": "semantic-id", "codes": str(tmp_path / "index.json"), "hidden": 16, "layers": 1, "heads": 2}
-    train = {"epochs": 30, "lr": 0.01, "early_stop_patience": 0, "evaluate_every": 30}
+    train = {"epochs": 20, "lr": 0.02, "early_stop_patience": 0, "evaluate_every": 20}
     report = pretrain(of_lists(lists, encoder=None, objective=objective, train=train), tmp_path / "run")
     assert report["test"]["recall@1"] > 0.8
     assert "loss" not in report["test"]
@@ -72,17 +74,17 @@ def test_codes_are_generated_by_the_same_run(lists, tmp_path):
         pretrain(of_lists(lists, encoder=None, objective=objective), tmp_path / "other")
 
 
-def test_the_condition_decides_what_is_asked_for(ratings, tmp_path):
+def test_the_condition_decides_what_is_asked_for(ratings):
     train = {"epochs": 40, "lr": 0.005, "early_stop_patience": 0, "evaluate_every": 40}
     run = of_ratings(ratings, train=train)
-    pretrain(run, tmp_path / "run")
-    found = LumRun.open(tmp_path / "run")
-    liked = found.vocabularies["action"].values.index("like")
-    test = found.data.test
+    trainer = LumTrainer(run, load_data(run))
+    trainer.fit()
+    test = trainer.data.test
+    liked = trainer.data.conditions["action"].values.index("like")
     likes = np.flatnonzero(test.target_conditions["action"] == liked)
-    model, asked = found.model(), Asked(max_length=32)
-    own = evaluate(model, test, asked, torch.device("cpu"), chosen=likes)
-    other = evaluate(model, test, replace(asked, fixed={"action": 3 - liked}), torch.device("cpu"), chosen=likes)
+    own = evaluate(trainer.model, test, trainer.asked, trainer.device, chosen=likes)
+    asked = replace(trainer.asked, fixed={"action": 3 - liked})
+    other = evaluate(trainer.model, test, asked, trainer.device, chosen=likes)
     assert own["recall@1"] > 0.6 > other["recall@1"]
 
 

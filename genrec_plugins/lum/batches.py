@@ -46,6 +46,19 @@ class SequenceBatch:
         conditions = {name: ids.to(device, non_blocking=True) for name, ids in self.conditions.items()}
         return replace(self, conditions=conditions, **moved)
 
+    def thinned(self, share: float) -> Self:
+        """Without a random ``share`` of its events; drawn from torch's CPU generator. Rows stay, also empty ones."""
+        keep = (torch.rand(len(self.items)) >= share).to(self.items.device)
+        counts = torch.bincount(self.owners[keep], minlength=len(self))
+        return replace(
+            self,
+            offsets=torch.cat([self.offsets[:1], counts.cumsum(0)]),
+            items=self.items[keep],
+            times=self.times[keep],
+            conditions={name: ids[keep] for name, ids in self.conditions.items()},
+            labels=None if self.labels is None else self.labels[keep],
+        )
+
     def _tensors(self) -> dict[str, Tensor]:
         named = {"users": self.users, "offsets": self.offsets, "items": self.items, "times": self.times}
         return named if self.labels is None else {**named, "labels": self.labels}

@@ -9,7 +9,7 @@ from genrec_adapters.behaviour.histories import Catalogue
 from genrec_adapters.item_codes import ItemCodes
 from genrec_plugins.lum.config import InfoNCEObjective, LumConfig
 from genrec_plugins.lum.infonce import InfoNCEModel
-from genrec_registry import EncoderContext, Registry
+from genrec_registry import ConfigError, EncoderContext, Registry
 
 
 def encoder_context(config: LumConfig, catalogue: Catalogue, conditions: Mapping[str, int]) -> EncoderContext:
@@ -29,6 +29,18 @@ def encoder_context(config: LumConfig, catalogue: Catalogue, conditions: Mapping
     )
 
 
+def _check_conditional(term: str, config: LumConfig, conditions: Mapping[str, int], registry: Registry) -> None:
+    """Refuse a term of the loss that compares conditions where there is nothing to compare."""
+    if not conditions:
+        raise ConfigError(f"objective.{term} compares conditions, and the run has none; drop it, or add conditions")
+    record = registry.get("encoder", config.encoder.type).record
+    if "conditional" not in record.capabilities:
+        raise ConfigError(
+            f"objective.{term} compares answers under several conditions, and encoder '{record.name}' gives the same "
+            "under all; drop it, or take encoder: lum"
+        )
+
+
 def build_model(
     config: LumConfig, catalogue: Catalogue, conditions: Mapping[str, int], counts: torch.Tensor, registry: Registry
 ) -> nn.Module:
@@ -43,6 +55,9 @@ def build_model(
     """
     if isinstance(config.objective, InfoNCEObjective):
         context = encoder_context(config, catalogue, conditions)
+        for term in ("rivals", "condition_contrast"):
+            if getattr(config.objective, term):
+                _check_conditional(term, config, conditions, registry)
         return InfoNCEModel(
             registry.create("encoder", config.encoder, context),
             catalogue,

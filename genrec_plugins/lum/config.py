@@ -106,6 +106,11 @@ class InfoNCEObjective(Config):
         description="weight of a second term, the true item against the same user's items under other conditions: "
         "what is liked against what is disliked, instead of what is met against what is not",
     )
+    condition_contrast: NonNegativeFloat = Field(
+        0.0,
+        description="weight of a third term, the event's own condition against the other conditions the same item is "
+        "asked for under: would the user like it? For encoders whose states depend on conditions",
+    )
     loss_on: Literal["all", "positive"] = Field(
         "all", description="events that are predicted: all, or those with label 1; the others remain context"
     )

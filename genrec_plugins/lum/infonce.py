@@ -13,7 +13,9 @@ from torchrec.modules.embedding_modules import EmbeddingCollection
 from genrec_adapters.behaviour.histories import Catalogue
 from genrec_plugins.lum.batches import SequenceBatch
 from genrec_plugins.lum.config import InfoNCEObjective
+from genrec_plugins.lum.contrast import questions
 from genrec_plugins.lum.negatives import NegativeSampler
+from genrec_plugins.lum.rivals import rival_loss, rival_mask
 
 #: catalogue rows whose vectors are computed at once
 ROWS = 65536
@@ -191,8 +193,26 @@ class InfoNCEModel(nn.Module):
             return states.sum()  # of nothing: 0, with a gradient
         if self.objective.full:
             logits = states @ self.catalogue_vectors()[1:].T / self.temperature
-            return functional.cross_entropy(logits, targets - 1)
-        return self._sampled_loss(states, targets, batch, chosen)
+            loss = functional.cross_entropy(logits, targets - 1)
+        else:
+            loss = self._sampled_loss(states, targets, batch, chosen)
+        if self.objective.rivals:
+            loss = loss + self.objective.rivals * self._rival_loss(states, batch, chosen)
+        if self.objective.condition_contrast:
+            loss = loss + self.objective.condition_contrast * self._contrast_loss(batch, chosen)
+        return loss
+
+    def _contrast_loss(self, batch: SequenceBatch, chosen: Tensor) -> Tensor:
+        asked = questions(batch, chosen)
+        answers = self.answers(batch, asked.row, asked.prefix, asked.conditions).unflatten(0, (-1, asked.count))
+        vectors = self.item_vectors(batch.items[asked.events])
+        logits = (answers * vectors[:, None]).sum(dim=2) / self.temperature
+        return functional.cross_entropy(logits, asked.own)
+
+    def _rival_loss(self, states: Tensor, batch: SequenceBatch, chosen: Tensor) -> Tensor:
+        items, place = torch.unique(batch.items, return_inverse=True)
+        rivals = rival_mask(batch, place, len(items)) & (items > 0)
+        return rival_loss(states / self.temperature, self.item_vectors(items), place[chosen], rivals[chosen])
 
     def _sampled_loss(self, states: Tensor, targets: Tensor, batch: SequenceBatch, chosen: Tensor) -> Tensor:
         drawn = self.sampler.draw(targets)

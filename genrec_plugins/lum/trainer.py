@@ -117,6 +117,8 @@ class LumTrainer:
     def _batches(self, epoch: int, skip: int) -> Iterator[SequenceBatch]:
         for rows in self._packs(epoch)[skip:]:
             batch = make_batch(self.rows, rows, self.run.config.max_length)
+            if self.settings.event_dropout:
+                batch = batch.thinned(self.settings.event_dropout)
             yield replace(batch, users=torch.from_numpy(self.users[rows])).to(self.device)
 
     def fit(self) -> Pretrained:

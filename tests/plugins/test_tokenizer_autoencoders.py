@@ -30,6 +30,7 @@ def test_inference_without_torch_is_what_torch_computes():
 
 
 def test_the_residual_quantiser_against_the_plain_rule():
+    torch.manual_seed(0)
     bottleneck = ResidualCodes((4, 3), latent_dim=2, commitment=0.25, restart_below=0.1)
     latents = torch.randn(50, 2, requires_grad=True)
     quantised, loss = bottleneck(latents)

@@ -7,7 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
+from genrec_plugins.cli.lum_demo import demo
+
 app = typer.Typer(help="Pre-train a sequence encoder, query its knowledge of every user.", rich_markup_mode=None)
+app.command()(demo)
 
 RunDirectory = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The --out of 'genrec lum pretrain'.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -68,9 +68,17 @@ def build_model(
             table_init_std=config.table_init_std,
         )
     from genrec_plugins.lum.generative import GenerativeLum, catalogue_codes
+    from genrec_plugins.lum.knowing import KnowingLum
 
     objective = config.objective
     codes = ItemCodes.read(objective.codes)
     of_items = catalogue_codes(catalogue.items.values, codes)
-    options = objective.model_dump(exclude={"type", "codes"})
+    knows = {"knowledge", "temperature", "condition_contrast"}
+    options = objective.model_dump(exclude={"type", "codes"} if objective.knowledge else {"type", "codes", *knows})
+    if objective.knowledge:
+        if objective.condition_contrast and not conditions:
+            raise ConfigError(
+                "objective.condition_contrast compares conditions, and the run has none; drop it, or add conditions"
+            )
+        return KnowingLum(of_items, codes.sizes, conditions, popularity=counts, **options)
     return GenerativeLum(of_items, codes.sizes, conditions, popularity=counts, **options)

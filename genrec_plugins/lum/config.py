@@ -131,7 +131,22 @@ class SemanticIdObjective(Config):
     last_only: bool = Field(False, description="loss on the last item of each history only")
     event_dropout: float = Field(0.0, ge=0, lt=1, description="share of history items hidden in training")
     beam_width: PositiveInt = Field(30, description="prefixes kept in generation")
+    knowledge: NonNegativeFloat = Field(
+        0.0,
+        description="weight of a second loss, InfoNCE over the whole catalogue at the condition tokens, with which the "
+        "same model answers queries; 0: it only generates",
+    )
+    temperature: PositiveFloat = Field(0.1, description="knowledge: tau, which divides the cosines")
+    condition_contrast: NonNegativeFloat = Field(
+        0.0, description="knowledge: weight of the event's own condition against the others the item is asked for under"
+    )
     renormalise: bool = Field(True, description="beams share the probability of codes that exist only")
+
+    @model_validator(mode="after")
+    def _contrast_needs_knowledge(self) -> Self:
+        if self.condition_contrast and not self.knowledge:
+            raise ValueError("'condition_contrast' goes with knowledge above 0; set that, or drop condition_contrast")
+        return self
 
     @model_validator(mode="after")
     def _whole_heads(self) -> Self:

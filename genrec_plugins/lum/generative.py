@@ -232,7 +232,10 @@ class GenerativeLum(nn.Module):
     def loss(self, batch: SequenceBatch) -> Tensor:
         """Cross-entropy of the next code, mean over the predicted items and their levels; zero where there is none."""
         tokens, offsets, first = self.history(batch)
-        states = self.stack(tokens, offsets)
+        return self._code_loss(batch, self.stack(tokens, offsets), first)
+
+    def _code_loss(self, batch: SequenceBatch, states: Tensor, first: Tensor) -> Tensor:
+        """The loss of :meth:`loss` from the states ``[N, h]`` of all tokens and the places of condition tokens."""
         codes = self._codes_of(batch)
         known = codes[:, 0] >= 0
         if self.last_only:

@@ -103,7 +103,7 @@ class InfoNCEModel(nn.Module):
         self.log_temperature = nn.Parameter(torch.empty(())) if objective.learn_temperature else None
         self.sampler = NegativeSampler(objective.negatives, counts)
         # Facts of the data, not parameters: plain tensors, which a meta-device build leaves alone.
-        self._features = {name: torch.from_numpy(ids).long() for name, ids in catalogue.all_features().items()}
+        self._features = {name: torch.tensor(ids, dtype=torch.int64) for name, ids in catalogue.all_features().items()}
         self.num_items = len(catalogue)
         self.reset_parameters()
 

@@ -22,6 +22,7 @@ from genrec_adapters.knowledge import KnowledgeFacts, KnowledgeStore
 from genrec_plugins.lum.batches import slice_batch
 from genrec_plugins.lum.data import fixed_conditions
 from genrec_plugins.lum.infonce import InfoNCEModel
+from genrec_plugins.lum.knowing import KnowingLum
 from genrec_plugins.lum.run import LumRun
 from genrec_plugins.lum.snapshots import Snapshots, every_snapshot, last_snapshots
 from genrec_plugins.training.reporter import Quiet, Reporter
@@ -111,7 +112,7 @@ class Querier:
         device: where the model is.
     """
 
-    def __init__(self, model: InfoNCEModel, queries: Sequence[Query], device: torch.device) -> None:
+    def __init__(self, model: InfoNCEModel | KnowingLum, queries: Sequence[Query], device: torch.device) -> None:
         self.model = model
         self.queries = tuple(queries)
         self.device = device
@@ -241,16 +242,16 @@ def make_querier(run: LumRun, queries: Sequence[str] = ()) -> Querier:
 
     parsed = parse_queries(queries, run.vocabularies)
     model = run.model()
-    if not isinstance(model, InfoNCEModel):
+    if not isinstance(model, (InfoNCEModel, KnowingLum)):
         raise ModelError(
-            f"{run.directory}: was pre-trained with objective '{run.run.config.objective.type}', which has no state to "
-            "ask for; query a run of objective info-nce"
+            f"{run.directory}: was pre-trained with objective '{run.run.config.objective.type}' and knowledge 0, which "
+            "has no state to ask for; query a run of objective info-nce, or train with objective.knowledge above 0"
         )
     return Querier(model, parsed, pick_device(run.run.config.train.device))
 
 
 @torch.no_grad()
-def item_frame(run: LumRun, model: InfoNCEModel) -> pl.DataFrame:
+def item_frame(run: LumRun, model: InfoNCEModel | KnowingLum) -> pl.DataFrame:
     """The catalogue's items and their vectors, without the unknown item."""
     vectors = model.catalogue_vectors()[1:].float().cpu().numpy()
     column = pl.Series("vector", vectors, dtype=pl.Array(pl.Float32, vectors.shape[1]))

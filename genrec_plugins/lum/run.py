@@ -25,7 +25,7 @@ import polars as pl
 from genrec_adapters.behaviour.build import encode_events
 from genrec_adapters.behaviour.histories import Catalogue, Histories, Vocabulary
 from genrec_plugins.files import written_aside
-from genrec_plugins.lum.config import LoadedLum, parse_lum
+from genrec_plugins.lum.config import InfoNCEObjective, LoadedLum, parse_lum
 from genrec_plugins.lum.data import LumData, load_data
 from genrec_plugins.training.reporter import Quiet, Reporter
 from genrec_registry import ConfigError, DataError, ErrorPolicy, ModelError, Registry
@@ -317,13 +317,17 @@ def pretrain(
 
 
 def _facts(run: LoadedLum, data: LumData) -> LumFacts:
-    config = run.config
+    config, objective = run.config, run.config.objective
+    if isinstance(objective, InfoNCEObjective):
+        width, similarity = config.embedding_dim, str(objective.similarity)
+    else:
+        width, similarity = objective.hidden, "cosine" if objective.knowledge else ""
     return LumFacts(
         item_features=data.catalogue.all_sizes(),
         condition_features={name: len(vocabulary) for name, vocabulary in data.conditions.items()},
         feature_dim=config.feature_dim or config.embedding_dim,
-        embedding_dim=config.embedding_dim,
+        embedding_dim=width,
         max_length=config.max_length,
-        similarity=getattr(config.objective, "similarity", ""),
+        similarity=similarity,
         trained_until=data.trained_until,
     )

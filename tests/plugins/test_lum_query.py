@@ -13,9 +13,10 @@ import torch
 from genrec_adapters.behaviour.histories import Histories
 from genrec_adapters.knowledge import KnowledgeStore
 from genrec_plugins.cli import main
-from genrec_plugins.lum.batches import slice_batch
+from genrec_plugins.lum.batches import make_batch, slice_batch
 from genrec_plugins.lum.measure import measure
 from genrec_plugins.lum.query import Querier, before, make_querier, parse_queries, query_run, unlearned
+from genrec_plugins.lum.retrieve import Request, recommend
 from genrec_plugins.lum.run import LumRun, pretrain
 from genrec_plugins.lum.snapshots import every_snapshot, last_snapshots
 from genrec_registry import ConfigError, ModelError
@@ -266,3 +267,32 @@ def test_commands_go_from_file_to_store(tmp_path, capsys):
 def test_commands_explain_mistakes(words, expected, capsys):
     assert call("lum", *words)
     assert expected in capsys.readouterr().err
+
+
+def test_one_model_generates_and_answers(tmp_path):
+    """A semantic-ID run with knowledge: group queries equal separate ones, and the beam still walks its codes."""
+    ratings = {"type": "movielens", "path": str(write_ratings(tmp_path / "ratings"))}
+    codes = {f"i{item}": [f"<a_{item // 6}>", f"<b_{item % 6}>"] for item in range(24)}
+    (tmp_path / "codes.json").write_text(json.dumps(codes))
+    objective = {"type": "semantic-id", "codes": str(tmp_path / "codes.json"), "hidden": 16, "layers": 1, "heads": 2}
+    knowing = objective | {"knowledge": 1.0, "condition_contrast": 1.0, "user_buckets": 7}
+    pretrain(run_of(ratings, objective=knowing, train={"epochs": 8}), tmp_path / "run")
+    run = LumRun.open(tmp_path / "run")
+    found = query_run(run, tmp_path / "store", snapshots="every-event")
+    assert found.store.facts.dim == 16
+    model, histories = run.model(), run.histories()
+    batch = make_batch(histories, np.arange(4), 64)
+    row, prefix = torch.tensor([0, 0, 2, 3]), torch.tensor([0, 3, 5, 1])
+    asked = {"action": torch.tensor([1, 2, 1, 2])}
+    with torch.no_grad():
+        together = model.answers(batch, row, prefix, asked)
+        for at in range(len(row)):
+            alone = slice(at, at + 1)
+            once = model.answers(batch, row[alone], prefix[alone], {"action": asked["action"][alone]})
+            assert torch.allclose(once[0], together[at], atol=1e-5)
+    liked = recommend(run, Request(k=3, method="beam", conditions={"action": "like"}), histories.users[:4])
+    assert liked["rank"].max() == 3
+
+    pretrain(run_of(ratings, objective=objective, train={"epochs": 1}), tmp_path / "generates")
+    with pytest.raises(ModelError, match=r"knowledge 0.*objective.knowledge above 0"):
+        query_run(LumRun.open(tmp_path / "generates"), tmp_path / "none")

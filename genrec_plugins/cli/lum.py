@@ -9,7 +9,16 @@ import typer
 
 from genrec_plugins.cli.lum_demo import demo
 
-app = typer.Typer(help="Pre-train a sequence encoder, query its knowledge of every user.", rich_markup_mode=None)
+app = typer.Typer(
+    help="""Pre-train a sequence encoder, query its knowledge of every user.
+
+    Examples:
+        genrec lum demo --data ml-100k
+        genrec lum pretrain examples/lum_movielens.yaml --out runs/lum
+        genrec lum query runs/lum --out stores/likes --query like:action=like
+    """,
+    rich_markup_mode=None,
+)
 app.command()(demo)
 
 RunDirectory = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The --out of 'genrec lum pretrain'.")]

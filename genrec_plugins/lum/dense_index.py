@@ -31,8 +31,8 @@ class DenseIndex:
 
         >>> index = DenseIndex(np.array([[1.0, 0.0], [0.0, 1.0], [0.7, 0.7]], np.float32), rows=np.array([5, 6, 7]))
         >>> rows, scores = index.search(np.array([[1.0, 0.1]], np.float32), k=2)
-        >>> rows.tolist(), scores.round(2).tolist()
-        ([[5, 7]], [[1.0, 0.77]])
+        >>> rows.tolist(), [round(score, 2) for score in scores[0].tolist()]
+        ([[5, 7]], [1.0, 0.77])
     """
 
     def __init__(

@@ -168,6 +168,9 @@ def write_inputs(folder: Path, path: Path) -> None:
     generate("avazu", 2000, folder / "train.gz", seed=1)
     (folder / "train_sample.csv.gz").symlink_to("train.gz")
     write_ratings(folder / "ml-100k")
+    films = [f"i{item}\tFilm of {item}\t{1990 + item % 9}\t{('Drama', 'Comedy War')[item % 2]}" for item in range(24)]
+    header = "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq"
+    (folder / "ml-100k" / "small.item").write_text("\n".join([header, *films]) + "\n")
     write_lists(folder / "beauty.inter.json")
     write_map(folder / "items.json.gz", 0, 300)
     write_map(folder / "new.json.gz", 290, 320)

@@ -24,7 +24,7 @@ from genrec_plugins.tokenizers.fit_config import parse_tokenize
 from genrec_plugins.tokenizers.pipeline import fit_directory
 from genrec_plugins.training.reporter import Quiet, Reporter
 from genrec_plugins.training.run import prepare_run, train_run
-from genrec_registry import ConfigError, did_you_mean
+from genrec_registry import ConfigError, default_registry, did_you_mean, parse_component
 
 #: name -> (encoder over the row's history or None, whether LUM's knowledge is a field)
 RANKERS: dict[str, tuple[str | None, bool]] = {
@@ -188,7 +188,7 @@ def run_demo(
     codes = out / "tokenizer"
     if not (codes / "tokenizer.json").exists():
         reporter.message("1/5 fitting semantic IDs on titles, genres and co-occurrence")
-        fit_directory(parse_tokenize(tokenizer_config(data)), codes, reporter=reporter)
+        fit_directory(parse_tokenize(tokenizer_config(data, _items(data))), codes, reporter=reporter)
     for seed in range(1, seeds + 1):
         reporter.message(f"2/5 pre-training LUM, seed {seed}")
         folder = out / f"lum-{seed}"
@@ -210,19 +210,29 @@ def run_demo(
     return result
 
 
-def tokenizer_config(data: str) -> dict[str, Any]:
+def tokenizer_config(data: str, items: int) -> dict[str, Any]:
     """The tokenizer's file: balanced residual k-means over text and the co-occurrence of training events.
 
     Args:
         data: the MovieLens folder.
+        items: of the catalogue; 50 or more a code of the first level, and not more than 32 codes.
     """
+    codes = max(2, min(32, items // 50))
+    dim = min(32, max(2, items // 4))
     return {
         "dataset": {"type": "movielens", "path": data},
         "split": {"type": "time"},
-        "content": [{"type": "tfidf", "dim": 32}, {"type": "co-occurrence", "dim": 32}],
-        "tokenizer": {"type": "rq-kmeans", "sizes": [32, 32, 32], "balanced": True},
+        "content": [{"type": "tfidf", "dim": dim}, {"type": "co-occurrence", "dim": dim}],
+        "tokenizer": {"type": "rq-kmeans", "sizes": [codes] * 3, "balanced": True},
         "collisions": "suffix",
     }
+
+
+def _items(data: str) -> int:
+    """Items that have events."""
+    registry = default_registry()
+    dataset = registry.create("dataset", parse_component(registry, "dataset", {"type": "movielens", "path": data}))
+    return int(dataset.events()["item"].n_unique())
 
 
 def _pretrained(config: dict[str, Any], folder: Path, reporter: Reporter) -> tuple[float, float]:

@@ -34,6 +34,7 @@ RANKERS: dict[str, tuple[str | None, bool]] = {
     "fat+sasrec": ("sasrec", False),
     "fat+hstu": ("hstu", False),
     "fat+lum": (None, True),
+    "fat+mean-pool+lum": ("mean-pool", True),
     "fat+din+lum": ("din", True),
 }
 DEFAULT_RANKERS = ("fat", "fat+mean-pool", "fat+lum")

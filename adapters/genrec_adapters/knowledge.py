@@ -193,15 +193,28 @@ class KnowledgeStore:
         return set()
 
     @cached_property
-    def _tables(self) -> dict[str, Floats]:
+    def _tables(self) -> dict[tuple[str, str], Floats]:
         return {}
 
     def _vectors(self, name: str, column: str) -> Floats:
         """A column of vectors, with a row of zeros at its end for what is not there: index -1."""
-        if column not in self._tables:
+        key = (name, column)
+        if key not in self._tables:
             vectors = self._read(name, [column])[column].to_numpy().reshape(-1, self.facts.dim)
-            self._tables[column] = np.concatenate([vectors, np.zeros((1, self.facts.dim), dtype=np.float32)])
-        return self._tables[column]
+            self._tables[key] = np.concatenate([vectors, np.zeros((1, self.facts.dim), dtype=np.float32)])
+        return self._tables[key]
+
+    def load(self, queries: Sequence[str]) -> None:
+        """Read everything that look-ups under these queries need.
+
+        Else it is read by the first look-up, which must not happen inside an expression: polars runs those on its own
+        threads, and a thread that waits for a file's columns there takes up another expression, which waits for it.
+        """
+        self.item_rows([""])
+        self.item_vectors(np.zeros(0, dtype=np.int64))
+        self.user_rows([None], [None])
+        for query in queries:
+            self.query_vectors(query, np.zeros(0, dtype=np.int64))
 
     @cached_property
     def _snapshots(self) -> _Snapshots:

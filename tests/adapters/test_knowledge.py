@@ -21,7 +21,7 @@ from genrec_adapters.raw import raw_batches
 from genrec_plugins.config import parse_run
 from genrec_plugins.models import build_dlrm
 from genrec_plugins.testing import field_type_suite
-from genrec_registry import ConfigError, DataError, default_registry
+from genrec_registry import ConfigError, DataError, default_registry, parse_component
 
 D = 3
 FACTS = KnowledgeFacts(model="m" * 64, trained_until=100, queries=("like", "buy"), dim=D)
@@ -336,3 +336,12 @@ def test_every_interaction_takes_knowledge(name: str, store: KnowledgeStore, tmp
     assert torch.isfinite(logits).all()
     for module in model.dense_arch.modules_by_type:
         assert all(parameter.grad is not None and parameter.grad.abs().max() > 0 for parameter in module.parameters())
+
+
+def test_expressions_read_no_file(store, monkeypatch):
+    """All is loaded when the field is made: a file read inside an expression can deadlock with polars' threads."""
+    config = parse_component(default_registry(), "field-type", {"type": "lum-knowledge", "store": str(store.directory)})
+    fitted = default_registry().create("field-type", config, "k").fitter().finish()
+    monkeypatch.setattr(pl, "read_parquet", lambda *args, **kwargs: pytest.fail("read a file inside an expression"))
+    rows = pl.DataFrame({"user": ["u", None], "item": ["i", "?"], "time": [99, 99]})
+    assert rows.select(fitted.encode()).height == 2

@@ -158,6 +158,7 @@ class LumKnowledge:
                 f"(digest {self.store.digest[:16]}.., expected {facts['digest'][:16]}..); put the old one back, or run "
                 "'genrec preprocess' and train again"
             )
+        self.store.load(self.queries)
         dim = self.store.facts.dim
         made: list[tuple[DenseFeature, Of]] = []
         if "vectors" in self.config.parts:

@@ -39,7 +39,8 @@ class Request:
 
     Args:
         k: items a user.
-        method: ``"beam"`` for runs with objective semantic-id, ``"dense"`` for the others; ``"auto"`` picks.
+        method: ``"beam"`` for runs with objective semantic-id, ``"dense"`` for the others, both where a semantic-id
+            run has ``knowledge``; ``"auto"`` picks.
         conditions: under which the next item is asked for, ``{"action": "like"}``; those not named are unknown.
         exclude_seen: leave out items of the user's whole history.
         width: prefixes kept in beam search; the run's own if 0.
@@ -103,19 +104,24 @@ def recommend(
 
 
 def method_of(run: LumRun, method: Method) -> Literal["beam", "dense"]:
-    """The method that goes with the run's objective.
+    """The method, if the run's objective has it; for ``"auto"`` the one that the objective is made for.
 
     Raises:
-        ConfigError: another one was asked for.
+        ConfigError: the objective does not have it.
     """
     objective = run.run.config.objective
-    fitting: Literal["beam", "dense"] = "beam" if isinstance(objective, SemanticIdObjective) else "dense"
-    if method not in ("auto", fitting):
+    able: tuple[Literal["beam", "dense"], ...] = ("dense",)
+    if isinstance(objective, SemanticIdObjective):
+        able = ("beam", "dense") if objective.knowledge else ("beam",)
+    if method == "auto":
+        return able[0]
+    if method not in able:
+        knows = " without knowledge" if able == ("beam",) else ""
         raise ConfigError(
-            f"--method is {method}, but {run.directory} was trained with objective {objective.type}; expected "
-            f"--method {fitting}"
+            f"--method is {method}, but {run.directory} was trained with objective {objective.type}{knows}; expected "
+            f"--method {able[0]}"
         )
-    return fitting
+    return method
 
 
 def chosen_users(histories: Histories, users: Sequence[str] | None) -> Int64:

@@ -157,7 +157,8 @@ def run_sweep(
         subject: what is trained.
         axes: one curve each.
         seeds: of weights and order.
-        out: finished cells are kept in ``out/cells``; a cell that several axes share is trained once.
+        out: finished cells are kept in ``out/cells``; one that several axes share is trained once, and says the
+            setting it was first trained for.
         metric: which metric to fit; the subject's first if None.
         size: what x is, one of ``SIZES``.
         draws: refits of the bootstrap.
@@ -190,7 +191,7 @@ def run_sweep(
         if measured is None:
             reporter.message(what)
             measured = plan.measure(reporter)
-            keep(path, identity, asdict(measured))
+            keep(path, identity, {"setting": {axis.key: value}, "seed": seed, "measured": asdict(measured)})
         else:
             reporter.message(f"{what}: kept from before")
         points[axis.key].append(Point(value=value, seed=seed, measured=measured))
@@ -241,8 +242,8 @@ def _is_number(value: Any) -> bool:
 def _load(path: Path, identity: str) -> Measured | None:
     kept = load_kept(path, identity)
     try:
-        return None if kept is None else Measured(**kept)
-    except TypeError:
+        return None if kept is None else Measured(**kept["measured"])
+    except (KeyError, TypeError):
         return None  # of another version: train it again
 
 

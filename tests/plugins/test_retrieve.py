@@ -7,6 +7,7 @@ import json
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
@@ -102,7 +103,8 @@ def runs(tmp_path_factory):
     (folder / "index.json").write_text(json.dumps(index))
     dataset = {"dataset": {"type": "amazon-reviews", "path": str(folder / "events.json")}}
     semantic = {"type": "semantic-id", "codes": str(folder / "index.json"), "hidden": 8, "layers": 1, "heads": 2}
-    for name, part in (("dense", INFO_NCE), ("beam", {"objective": semantic})):
+    both = semantic | {"knowledge": 0.5}
+    for name, part in (("dense", INFO_NCE), ("beam", {"objective": semantic}), ("both", {"objective": both})):
         pretrain(parse_lum(dataset | COMMON | part), folder / name)
     return folder
 
@@ -179,10 +181,24 @@ def test_a_graph_finds_the_same_on_a_small_catalogue(runs):
     assert_frame_equal(recommend(run, Request(k=3)), recommend(run, Request(k=3, index="hnsw")), abs_tol=1e-6)
 
 
+def test_a_run_with_both_losses_is_asked_both_ways(runs):
+    run = LumRun.open(runs / "both")
+    beam, dense = (recommend(run, Request(k=8, method=method), ["u1"]) for method in ("beam", "dense"))
+    assert_frame_equal(recommend(run, Request(k=8), ["u1"]), beam)
+    assert sorted(beam["item"]) == sorted(dense["item"]) == sorted(run.catalogue.items.values[1:])
+    assert beam["score"].max() < 0, "log-probabilities"
+    assert dense["score"].abs().max() <= 1 + 1e-6, "cosines"
+    batch = make_batch(run.histories(), np.array([1]), 8)
+    model = run.model()
+    answers = model.answers(batch, torch.tensor([0]), batch.lengths)
+    expected = (answers @ model.catalogue_vectors().T)[0, run.catalogue.items.encode(dense["item"])]
+    assert dense["score"].to_list() == pytest.approx(expected.tolist(), abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["beam", "--method", "dense"], "objective semantic-id; expected --method beam"),
+        (["beam", "--method", "dense"], "objective semantic-id without knowledge; expected --method beam"),
         (["dense", "--method", "beam"], "objective info-nce; expected --method dense"),
         (["dense", "--method", "dens"], "did you mean 'dense'"),
         (["dense", "--index", "ivf"], "known: flat, hnsw"),

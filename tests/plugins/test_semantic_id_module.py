@@ -283,7 +283,7 @@ import test_semantic_id_module as t
 
 rank, cpu, meta = int(sys.argv[1]), torch.device("cpu"), torch.device("meta")
 store = dist.FileStore(sys.argv[2] + "/rendezvous", 2)
-dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
+dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=120))
 
 
 def shard(model):
@@ -354,7 +354,7 @@ def test_trains_sharded_on_two_ranks(tmp_path):
         for rank in range(2)
     ]
     try:
-        outputs = [rank.communicate(timeout=100)[0] for rank in ranks]
+        outputs = [rank.communicate(timeout=240)[0] for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()

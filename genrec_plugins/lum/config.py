@@ -140,7 +140,9 @@ class SemanticIdObjective(Config):
     condition_contrast: NonNegativeFloat = Field(
         0.0, description="knowledge: weight of the event's own condition against the others the item is asked for under"
     )
-    renormalise: bool = Field(True, description="beams share the probability of codes that exist only")
+    renormalise: bool = Field(
+        True, description="loss and beams share probability among the codes that may follow; false: all of the codebook"
+    )
 
     @model_validator(mode="after")
     def _contrast_needs_knowledge(self) -> Self:

@@ -3,6 +3,7 @@
 - a user's row is ``c_1, s_11 .. s_1L, c_2, s_21 .. s_2L, ...``: c is the condition of the item that comes, or a
   learned begin token where there are none; users stand one after the other without padding
 - c predicts code 1, code 1 predicts code 2, ...; every level has its own small vocabulary and head
+- probability is shared by the codes that some item has behind the same prefix, in training as in search
 - the last code of an item predicts nothing; the next condition token does, so that a query can ask for another one
 - ``recommend`` computes the history once, then walks only codes that exist (:mod:`genrec_plugins.lum.beam`)
 """
@@ -115,13 +116,14 @@ class GenerativeLum(nn.Module):
         layers: blocks.
         heads: attention heads.
         dropout: of the stack, on tokens and branches.
-        label_smoothing: of the cross-entropy, over the codes of the level.
+        label_smoothing: of the cross-entropy, over the codes that probability is over.
         tied: whether a level's head is its token table.
         user_buckets: rows of the table of hashed user tokens; 0 for none.
         last_only: loss on the last item of each row only, as TIGER; on all of them otherwise.
         event_dropout: share of the history's items that are hidden from the model in training.
         beam_width: prefixes kept in ``recommend``.
-        renormalise: see :func:`~genrec_plugins.lum.beam.beam_search`.
+        renormalise: probabilities, in the loss and in beam search, are over the codes that may follow; the loss is then
+            exactly the negative log-probability of the item's ID among all IDs. Otherwise over the whole codebook.
         popularity: ``[N]``, orders the items of one ID.
 
     Example::
@@ -165,6 +167,7 @@ class GenerativeLum(nn.Module):
         # Facts of the data, not parameters: plain tensors, which a meta-device build leaves alone.
         self.item_codes = codes.to(torch.int64)
         self.tree = PrefixTree(codes, sizes, popularity)
+        self._prefixes = torch.stack([self.tree.find(self.item_codes[:, :level]) for level in range(len(sizes))], dim=1)
         self.tokens = CodeTokens(sizes, conditions or {}, hidden, user_buckets)
         self.stack = CausalStack(hidden=hidden, layers=layers, heads=heads, dropout=dropout)
         self.heads = nn.ModuleList() if tied else nn.ModuleList(nn.Linear(hidden, size, bias=False) for size in sizes)
@@ -201,6 +204,7 @@ class GenerativeLum(nn.Module):
     def _codes_of(self, batch: SequenceBatch) -> Tensor:
         if self.item_codes.device != batch.items.device:
             self.item_codes = self.item_codes.to(batch.items.device)
+            self._prefixes = self._prefixes.to(batch.items.device)
             self.tree = self.tree.to(batch.items.device)
         return self.item_codes[batch.items]
 
@@ -236,22 +240,32 @@ class GenerativeLum(nn.Module):
 
     def _code_loss(self, batch: SequenceBatch, states: Tensor, first: Tensor) -> Tensor:
         """The loss of :meth:`loss` from the states ``[N, h]`` of all tokens and the places of condition tokens."""
-        codes = self._codes_of(batch)
-        known = codes[:, 0] >= 0
+        known = self._codes_of(batch)[:, 0] >= 0
         if self.last_only:
             last = torch.zeros_like(known)
             last[batch.offsets[1:][batch.lengths > 0] - 1] = True
             known = known & last
-        places, targets = first[known], codes[known]
-        if not len(targets):
+        places, items = first[known], batch.items[known]
+        if not len(items):
             return states.sum() * 0.0
-        losses = [
-            functional.cross_entropy(
-                self.logits(level, states[places + level]), targets[:, level], label_smoothing=self.label_smoothing
-            )
-            for level in range(self.levels)
-        ]
-        return torch.stack(losses).mean()
+        losses = [self._level_loss(level, states[places + level], items) for level in range(self.levels)]
+        return torch.stack(losses).sum() / (len(items) * self.levels)
+
+    def _level_loss(self, level: int, states: Tensor, items: Tensor) -> Tensor:
+        """Cross-entropy of one level's code, summed over ``[M, h]`` states and the ``[M]`` items that come."""
+        codes = self.item_codes[items, level]
+        if not self.renormalise:
+            logits, smoothing = self.logits(level, states), self.label_smoothing
+            return functional.cross_entropy(logits, codes, label_smoothing=smoothing, reduction="sum")
+        prefixes = self._prefixes[items, level]
+        # An only child is certain: its loss is zero, and nothing is computed for it.
+        asked = torch.nonzero(self.tree.child_counts(level, prefixes) > 1).squeeze(1)
+        allowed = self.tree.mask(level, prefixes[asked])
+        logits = self.logits(level, states[asked]).float().masked_fill(~allowed, -torch.inf)
+        log_p = torch.log_softmax(logits, dim=1)
+        true = log_p.gather(1, codes[asked, None]).sum()
+        even = (log_p.masked_fill(~allowed, 0.0).sum(dim=1) / allowed.sum(dim=1)).sum()
+        return -(1 - self.label_smoothing) * true - self.label_smoothing * even
 
     @torch.no_grad()
     def retrieve(
@@ -274,7 +288,7 @@ class GenerativeLum(nn.Module):
         """
         width = max(width or self.beam_width, k)
         tokens, offsets, _ = self.history(batch)
-        _, cache = self.stack.prefill(tokens, offsets)
+        cache = self.stack.remember(tokens, offsets)
         lengths = torch.diff(offsets)
         query = self.tokens.condition(conditions or {}, len(batch.users))
 

@@ -48,8 +48,14 @@ def batch(
 ROWS = [[1, 4, 5, 2], [], [7], [3, 0, 9, 6, 8]]
 
 
+def siblings(item: int, level: int) -> list[int]:
+    """Codes that some item has behind the same prefix, found by comparing with every item."""
+    same = (CODES[1:, :level] == CODES[item, :level]).all(dim=1)
+    return sorted(set(CODES[1:][same][:, level].tolist()))
+
+
 def code_losses(lum: GenerativeLum, items: list[int], actions: list[int], user: int) -> Tensor:
-    """Negative log-probability ``[T, L]`` of each code, from tokens put together by hand, one row at a time."""
+    """Cross-entropy ``[T, L]`` of each code, from tokens put together by hand, one row at a time."""
     tokens, places = [], []
     if lum.tokens.users is not None:
         tokens.append(lum.tokens.users.weight[user % lum.tokens.users.num_embeddings])
@@ -60,13 +66,24 @@ def code_losses(lum: GenerativeLum, items: list[int], actions: list[int], user: 
     states = lum.stack(torch.stack(tokens), torch.tensor([0, len(tokens)]))
     losses = torch.zeros(len(items), 3)
     for event, item in enumerate(items):
+        if item == 0:
+            continue  # unknown: nothing to predict
         for level in range(3):
-            logits = lum.logits(level, states[places[event] + level])
-            losses[event, level] = -torch.log_softmax(logits, dim=0)[CODES[item, level]]
+            logits, code = lum.logits(level, states[places[event] + level]), int(CODES[item, level])
+            if lum.renormalise:
+                among = siblings(item, level)
+                logits, code = logits[among], among.index(code)
+            smoothed = torch.full_like(logits, lum.label_smoothing / len(logits))
+            smoothed[code] += 1 - lum.label_smoothing
+            losses[event, level] = -(smoothed * torch.log_softmax(logits, dim=0)).sum()
     return losses
 
 
-@pytest.mark.parametrize("options", [{}, {"tied": True}, {"user_buckets": 2}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"tied": True, "label_smoothing": 0.2}, {"user_buckets": 2}, {"renormalise": False, "label_smoothing": 0.2}],
+    ids=str,
+)
 @pytest.mark.parametrize("last_only", [False, True])
 def test_the_loss_of_a_jagged_batch_is_that_of_single_rows(options, last_only):
     lum = model(last_only=last_only, **options)
@@ -79,6 +96,16 @@ def test_the_loss_of_a_jagged_batch_is_that_of_single_rows(options, last_only):
             expected += [losses[at] for at in known]
     assert len(expected) == (3 if last_only else 9)
     torch.testing.assert_close(lum.loss(given), torch.stack(expected).mean())
+
+
+def test_the_loss_is_what_retrieval_scores_items_by():
+    """Three levels times the mean loss of one item are minus the log-probability that beam search finds for it."""
+    lum = model()
+    found = lum.retrieve(batch([[1, 4]]), 9, conditions={"action": torch.tensor([2])})
+    for item, score in zip(found.items[0].tolist(), found.scores[0].tolist(), strict=True):
+        lum.last_only = True
+        loss = lum.loss(batch([[1, 4, item]], [[2, 1, 2]]))
+        assert float(loss) * 3 == pytest.approx(-score, abs=1e-5)
 
 
 def test_items_without_an_id_are_seen_but_not_predicted():
@@ -101,9 +128,8 @@ def renormalised_scores(lum: GenerativeLum, row: list[int], actions: list[int], 
         for level in range(3):
             logits = lum.logits(level, states[first[-1] + level])
             if lum.renormalise:
-                siblings = CODES[1:][(CODES[1:, :level] == CODES[item, :level]).all(dim=1)][:, level]
                 allowed = torch.zeros(len(logits), dtype=torch.bool)
-                allowed[siblings] = True
+                allowed[siblings(item, level)] = True
                 logits = logits.masked_fill(~allowed, -torch.inf)
             scores[item] += torch.log_softmax(logits, dim=0)[CODES[item, level]]
     return scores

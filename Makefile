@@ -15,7 +15,7 @@ STAMP := $(VENV)/.genrec-setup
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format types bench docs-check clean
+.PHONY: help setup demo test test-long lint format types bench docs-check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ demo: $(STAMP) ## generate rows, train models that differ in their interaction, 
 
 test: $(STAMP) ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-long: $(STAMP) ## run the long forms: faults many times over, more fuzzing, soak (well over an hour)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long $(PYTEST_ARGS)
 
 lint: $(STAMP) ## check style and formatting
 	$(BIN)/ruff check .

@@ -124,7 +124,9 @@ def evaluate(
 
 @app.command()
 def query(
-    run_dir: RunDirectory,
+    run_dirs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="A run directory; several answer side by side.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory of the knowledge store; a store is replaced.")],
     query_: Annotated[
         list[str] | None,
@@ -140,7 +142,9 @@ def query(
         int | None, typer.Option("--stride", min=1, help="Of windows over longer histories [default: a quarter].")
     ] = None,
     max_events: Annotated[int, typer.Option("--max-events", min=1, help="Events and queries of a pass.")] = 16384,
-    measure: Annotated[bool, typer.Option("--measure", help="Time separate passes beside the group query.")] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Time separate passes of the first run beside it.")
+    ] = False,
     quiet: IsQuiet = False,
     json_: AsJson = False,
 ) -> None:
@@ -152,6 +156,8 @@ def query(
 
         genrec lum query runs/lum_movielens --out stores/all --query like:action=like --query dislike:action=dislike
         --snapshots every-event --measure
+
+        genrec lum query runs/seed-1 runs/seed-2 runs/seed-3 --out stores/three
     """
     from genrec_plugins.cli.logs import load_torchrec
     from genrec_registry import ConfigError, did_you_mean
@@ -166,16 +172,16 @@ def query(
     from genrec_plugins.lum.run import LumRun
     from genrec_plugins.training.reporter import Console, Quiet
 
-    run = LumRun.open(run_dir)
-    longest = run.run.config.max_length
+    runs = [LumRun.open(run_dir) for run_dir in run_dirs]
+    longest = min(run.run.config.max_length for run in runs)
     if stride is not None and stride > longest:
-        raise ConfigError(f"--stride is {stride}, expected at most the run's max_length {longest}")
+        raise ConfigError(f"--stride is {stride}, expected at most the shortest max_length, {longest}")
     options: dict[str, Any] = {"snapshots": snapshots, "until": moment, "stride": stride, "max_events": max_events}
     if quiet:
-        done = query_run(run, out, query_ or (), reporter=Quiet(), **options)
+        done = query_run(runs, out, query_ or (), reporter=Quiet(), **options)
     else:
         with Console(unit="snapshots") as console:
-            done = query_run(run, out, query_ or (), reporter=console, **options)
+            done = query_run(runs, out, query_ or (), reporter=console, **options)
     report: dict[str, Any] = {
         "users": done.users,
         "snapshots": done.snapshots,
@@ -188,7 +194,7 @@ def query(
 
         from genrec_plugins.lum.measure import measure_run
 
-        found = measure_run(run, query_ or (), **options)
+        found = measure_run(runs[0], query_ or (), **options)
         report["measured"] = asdict(found) | {"speed_up": found.speed_up}
     if json_:
         print_json(report)

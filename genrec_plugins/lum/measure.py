@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 
 from genrec_adapters.behaviour.histories import Histories
-from genrec_plugins.lum.query import Querier, before, make_querier, plan
+from genrec_plugins.lum.querier import Querier, make_querier
+from genrec_plugins.lum.query import before, plan
 from genrec_plugins.lum.run import LumRun
 from genrec_plugins.lum.snapshots import Snapshots
 

@@ -6,141 +6,22 @@ event that each snapshot saw.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-import torch
-from torch import Tensor
 
-from genrec_adapters.behaviour.histories import Histories, Vocabulary
-from genrec_adapters.knowledge import KnowledgeFacts, KnowledgeStore
-from genrec_plugins.lum.batches import slice_batch
-from genrec_plugins.lum.data import fixed_conditions
-from genrec_plugins.lum.infonce import InfoNCEModel
-from genrec_plugins.lum.knowing import KnowingLum
+from genrec_adapters.behaviour.histories import Histories
+from genrec_adapters.knowledge import KnowledgeStore
+from genrec_plugins.lum.committee import Committee
+from genrec_plugins.lum.querier import unlearned
 from genrec_plugins.lum.run import LumRun
 from genrec_plugins.lum.snapshots import Snapshots, every_snapshot, last_snapshots
 from genrec_plugins.training.reporter import Quiet, Reporter
-from genrec_registry import ConfigError, ModelError
-
-#: values a single condition may have to be asked for without being told
-MAX_DEFAULT = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class Query:
-    """One question: its name, and the condition ids it is asked under.
-
-    Args:
-        name: names the column of the store.
-        conditions: ids by condition; unknown is 0.
-    """
-
-    name: str
-    conditions: Mapping[str, int]
-
-
-def parse_queries(texts: Sequence[str], vocabularies: Mapping[str, Vocabulary]) -> tuple[Query, ...]:
-    """Queries as the command line has them: ``NAME:CONDITION=VALUE,...``; ``NAME`` alone leaves conditions unknown.
-
-    Args:
-        texts: each query; none asks once for each value of a single condition, or once under no condition.
-        vocabularies: the run's conditions.
-
-    Raises:
-        ConfigError: a query is not of that form, names what is not there, or a name comes twice.
-
-    Example::
-
-        >>> known = {"action": Vocabulary.of(["like", "dislike"])}
-        >>> [(query.name, dict(query.conditions)) for query in parse_queries(["likes:action=like", "any"], known)]
-        [('likes', {'action': 2}), ('any', {'action': 0})]
-        >>> [query.name for query in parse_queries([], known)]
-        ['dislike', 'like']
-    """
-    if not texts:
-        texts = _default_queries(vocabularies)
-    queries = []
-    for text in texts:
-        name, _, conditions = text.partition(":")
-        pairs = [pair.partition("=") for pair in conditions.split(",") if pair]
-        if not name or not all(key and equals for key, equals, _ in pairs):
-            raise ConfigError(f"--query {text}: expected NAME:CONDITION=VALUE, as like:action=like")
-        wanted = {key.strip(): value.strip() for key, _, value in pairs}
-        queries.append(Query(name=name.strip(), conditions=fixed_conditions(wanted, vocabularies, f"--query {text}")))
-    names = [query.name for query in queries]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"--query: the names {', '.join(names)} are not all different; rename one")
-    return tuple(queries)
-
-
-def _default_queries(vocabularies: Mapping[str, Vocabulary]) -> list[str]:
-    if not vocabularies:
-        return ["any"]
-    if len(vocabularies) == 1:
-        ((name, vocabulary),) = vocabularies.items()
-        if len(vocabulary) - 1 <= MAX_DEFAULT:
-            return [f"{value}:{name}={value}" for value in vocabulary.values[1:]]
-    raise ConfigError(
-        f"--query is missing, and the run has the conditions {', '.join(vocabularies)}, which are too many to ask all; "
-        "name queries, as --query like:action=like"
-    )
-
-
-def unlearned(queries: Sequence[Query], histories: Histories) -> list[str]:
-    """What to tell of queries that leave a condition unknown where every event has one: nothing was learned of that."""
-    return [
-        f"query '{query.name}' leaves the condition '{name}' unknown, which no event does: what it asks was never "
-        f"learned; name a value, as --query {query.name}:{name}=VALUE"
-        for query in queries
-        for name, value in query.conditions.items()
-        if value == 0 and not bool((histories.conditions[name] == 0).any())
-    ]
-
-
-class Querier:
-    """Asks one model a group of queries.
-
-    Args:
-        model: the pre-trained model, in eval mode.
-        queries: Q questions.
-        device: where the model is.
-    """
-
-    def __init__(self, model: InfoNCEModel | KnowingLum, queries: Sequence[Query], device: torch.device) -> None:
-        self.model = model
-        self.queries = tuple(queries)
-        self.device = device
-
-    @torch.no_grad()
-    def ask(self, histories: Histories, snapshots: Snapshots) -> npt.NDArray[np.float32]:
-        """Answers ``[S, Q, D]`` at snapshots, all queries in one pass over their rows."""
-        number = len(self.queries)
-        batch = slice_batch(histories, snapshots.users, snapshots.starts, snapshots.stops).to(self.device)
-        places = (snapshots.row, snapshots.prefix)
-        row, prefix = (torch.from_numpy(x).repeat_interleave(number).to(self.device) for x in places)
-        conditions = self._conditions(len(snapshots))
-        answers = self.model.answers(batch, row, prefix, conditions)
-        return answers.unflatten(0, (-1, number)).float().cpu().numpy()
-
-    def _conditions(self, count: int) -> dict[str, Tensor]:
-        """``[S * Q]`` ids by condition, the queries of a snapshot beside each other."""
-        names = self.queries[0].conditions
-        return {
-            name: torch.tensor([query.conditions[name] for query in self.queries], device=self.device).repeat(count)
-            for name in names
-        }
-
-    def cold(self, histories: Histories) -> npt.NDArray[np.float32]:
-        """Answers ``[Q, D]`` about a user without events."""
-        zero = np.zeros(1, dtype=np.int64)
-        nothing = Snapshots(users=zero, starts=zero, stops=zero, row=zero, prefix=zero, times=zero)
-        return self.ask(histories, nothing)[0]
 
 
 def before(histories: Histories, until: int | None) -> Histories:
@@ -174,8 +55,18 @@ class Queried:
     seconds: float
 
 
+class Asks(Protocol):
+    """One model or several, asked the same queries."""
+
+    def ask(self, histories: Histories, snapshots: Snapshots) -> npt.NDArray[np.float32]:
+        """Answers ``[S, Q, D]``."""
+
+    def cold(self, histories: Histories) -> npt.NDArray[np.float32]:
+        """Answers ``[Q, D]`` about a user without events."""
+
+
 def query_run(
-    run: LumRun,
+    run: LumRun | Sequence[LumRun],
     out: str | Path,
     queries: Sequence[str] = (),
     *,
@@ -188,7 +79,8 @@ def query_run(
     """Ask a run's model about every user of its dataset, and write a knowledge store.
 
     Args:
-        run: the pre-training run.
+        run: the pre-training run; several, of the same items and conditions, answer side by side (see
+            :mod:`genrec_plugins.lum.committee`).
         out: directory of the store; an older store there is replaced.
         queries: as for :func:`parse_queries`.
         snapshots: a user's state after the last event only, or also the empty history and after every event.
@@ -198,28 +90,22 @@ def query_run(
         reporter: told of progress.
 
     Raises:
+        ConfigError: several runs do not go together.
         ModelError: the run is not finished, or its objective answers no queries.
     """
     began = time.perf_counter()
-    querier = make_querier(run, queries)
-    histories = before(run.histories(), until)
+    runs = (run,) if isinstance(run, LumRun) else tuple(run)
+    committee = Committee(runs, queries)
+    histories = before(runs[0].histories(), until)
     reporter = reporter or Quiet()
-    for warning in unlearned(querier.queries, histories):
+    for warning in unlearned(committee.queries, histories):
         reporter.message(warning)
-    longest = run.run.config.max_length
+    longest = min(one.run.config.max_length for one in runs)
     asked = plan(histories, snapshots, longest, stride or max(longest // 4, 1))
-    names = tuple(query.name for query in querier.queries)
-    model = querier.model
-    facts = KnowledgeFacts(
-        model=run.digest,
-        trained_until=run.trained_until,
-        queries=names,
-        dim=run.facts.embedding_dim,
-        similarity="cosine" if run.facts.similarity == "cosine" else "dot",
-        temperature=float(model.temperature),
-    )
-    frames = _frames(querier, histories, asked, names, snapshots == "every-event", max_events, reporter)
-    store = KnowledgeStore.write(out, frames, item_frame(run, model), facts)
+    facts = committee.facts()
+    names = facts.queries
+    frames = _frames(committee, histories, asked, names, snapshots == "every-event", max_events, reporter)
+    store = KnowledgeStore.write(out, frames, committee.item_frame(), facts)
     return Queried(
         store=store,
         users=len(np.unique(asked.users)),
@@ -229,37 +115,8 @@ def query_run(
     )
 
 
-def make_querier(run: LumRun, queries: Sequence[str] = ()) -> Querier:
-    """The run's model with queries to ask.
-
-    Raises:
-        ModelError: the run is not finished, or its objective answers no queries.
-    """
-    from genrec_plugins.training.trainer import pick_device
-
-    if not run.digest:
-        raise ModelError(f"{run.directory}: pre-training is not finished; run 'genrec lum pretrain' again to go on")
-
-    parsed = parse_queries(queries, run.vocabularies)
-    model = run.model()
-    if not isinstance(model, (InfoNCEModel, KnowingLum)):
-        raise ModelError(
-            f"{run.directory}: was pre-trained with objective '{run.run.config.objective.type}' and knowledge 0, which "
-            "has no state to ask for; query a run of objective info-nce, or train with objective.knowledge above 0"
-        )
-    return Querier(model, parsed, pick_device(run.run.config.train.device))
-
-
-@torch.no_grad()
-def item_frame(run: LumRun, model: InfoNCEModel | KnowingLum) -> pl.DataFrame:
-    """The catalogue's items and their vectors, without the unknown item."""
-    vectors = model.catalogue_vectors()[1:].float().cpu().numpy()
-    column = pl.Series("vector", vectors, dtype=pl.Array(pl.Float32, vectors.shape[1]))
-    return pl.DataFrame({"item": pl.Series(run.catalogue.items.values[1:], dtype=pl.String), "vector": column})
-
-
 def _frames(
-    querier: Querier,
+    querier: Asks,
     histories: Histories,
     asked: Snapshots,
     names: Sequence[str],

@@ -15,7 +15,8 @@ from genrec_adapters.knowledge import KnowledgeStore
 from genrec_plugins.cli import main
 from genrec_plugins.lum.batches import make_batch, slice_batch
 from genrec_plugins.lum.measure import measure
-from genrec_plugins.lum.query import Querier, before, make_querier, parse_queries, query_run, unlearned
+from genrec_plugins.lum.querier import Querier, make_querier, parse_queries, unlearned
+from genrec_plugins.lum.query import before, query_run
 from genrec_plugins.lum.retrieve import Request, recommend
 from genrec_plugins.lum.run import LumRun, pretrain
 from genrec_plugins.lum.snapshots import every_snapshot, last_snapshots
@@ -134,7 +135,7 @@ def test_a_group_query_is_separate_passes(trained, encoder, which, tmp_path):
 
 def test_measured_answers_agree_and_sharing_saves_events():
     model = make_model(conditions={"action": 3}).eval()
-    from genrec_plugins.lum.query import Query
+    from genrec_plugins.lum.querier import Query
 
     queries = [Query(name=str(value), conditions={"action": value}) for value in (1, 2)]
     querier = Querier(model, queries, torch.device("cpu"))
@@ -296,3 +297,31 @@ def test_one_model_generates_and_answers(tmp_path):
     pretrain(run_of(ratings, objective=objective, train={"epochs": 1}), tmp_path / "generates")
     with pytest.raises(ModelError, match=r"knowledge 0.*objective.knowledge above 0"):
         query_run(LumRun.open(tmp_path / "generates"), tmp_path / "none")
+
+
+# -- several runs -----------------------------------------------------------------------------------------------------
+
+
+def test_several_runs_answer_with_the_mean_of_their_similarities(trained, tmp_path):
+    run = run_of(trained.run.config.dataset.model_dump(mode="json"), max_length=12, seed=2)
+    pretrain(run, tmp_path / "second")
+    second = LumRun.open(tmp_path / "second")
+    alone = [query_run(one, tmp_path / f"store-{at}", QUERIES).store for at, one in enumerate((trained, second))]
+    together = query_run([trained, second], tmp_path / "both", QUERIES).store
+    assert (together.facts.dim, together.facts.queries) == (32, ("like", "dislike", "any"))
+    assert together.facts.model not in {store.facts.model for store in alone}
+    histories = trained.histories()
+    users = [*histories.users, "nobody"]
+    items = list(trained.catalogue.items.values[1:])[: len(users)]
+    late = [int(histories.times.max()) + 1] * len(items)
+    found = [store.lookup(users[: len(items)], late, items).similarities for store in (*alone, together)]
+    assert np.abs(found[0] - found[1]).max() > 0.01
+    np.testing.assert_allclose(found[2], (found[0] + found[1]) / 2, atol=1e-5)
+
+
+def test_runs_of_other_items_are_not_asked_together(trained, tmp_path):
+    write_ratings(tmp_path / "data", seed=5, items=8)
+    run = run_of({"type": "movielens", "path": str(tmp_path / "data")}, max_length=12)
+    pretrain(run, tmp_path / "run")
+    with pytest.raises(ConfigError, match="have other items"):
+        query_run([trained, LumRun.open(tmp_path / "run")], tmp_path / "store", QUERIES)

@@ -13,7 +13,12 @@ def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory of everything that is made.")] = Path("lum-demo"),
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of LUM and rankers.")] = 1,
     rankers: Annotated[
-        str, typer.Option("--rankers", "-r", help="Comma-separated, or all; the first is compared with.")
+        str,
+        typer.Option(
+            "--rankers",
+            "-r",
+            help="Comma-separated, or all; the first is compared with; 3lum: of three LUMs asked as one.",
+        ),
     ] = "fat,fat+mean-pool,fat+lum",
     epochs: Annotated[int, typer.Option(min=1, help="Passes of the pre-training.")] = 30,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

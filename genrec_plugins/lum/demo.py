@@ -26,17 +26,21 @@ from genrec_plugins.training.reporter import Quiet, Reporter
 from genrec_plugins.training.run import prepare_run, train_run
 from genrec_registry import ConfigError, default_registry, did_you_mean, parse_component
 
-#: name -> (encoder over the row's history or None, whether LUM's knowledge is a field)
-RANKERS: dict[str, tuple[str | None, bool]] = {
-    "fat": (None, False),
-    "fat+mean-pool": ("mean-pool", False),
-    "fat+din": ("din", False),
-    "fat+sasrec": ("sasrec", False),
-    "fat+hstu": ("hstu", False),
-    "fat+lum": (None, True),
-    "fat+mean-pool+lum": ("mean-pool", True),
-    "fat+din+lum": ("din", True),
+#: name -> (encoder over the row's history or None, pre-trained LUMs whose joint knowledge is a field)
+RANKERS: dict[str, tuple[str | None, int]] = {
+    "fat": (None, 0),
+    "fat+mean-pool": ("mean-pool", 0),
+    "fat+din": ("din", 0),
+    "fat+sasrec": ("sasrec", 0),
+    "fat+hstu": ("hstu", 0),
+    "fat+lum": (None, 1),
+    "fat+mean-pool+lum": ("mean-pool", 1),
+    "fat+din+lum": ("din", 1),
+    "fat+3lum": (None, 3),
+    "fat+mean-pool+3lum": ("mean-pool", 3),
 }
+#: between the seeds of LUMs that are asked together
+SEED_STEP = 1000
 DEFAULT_RANKERS = ("fat", "fat+mean-pool", "fat+lum")
 #: learning rates of the rankers; validation rows pick one for each model and seed
 RATES: dict[str, dict[str, float]] = {
@@ -140,14 +144,14 @@ def ranker_config(data: str, name: str, store: str, seed: int, rates: dict[str, 
         seed: of weights and order.
         rates: learning rates.
     """
-    encoder, knows = RANKERS[name]
+    encoder, members = RANKERS[name]
     fields: dict[str, Any] = {"item": "categorical", "year": "categorical", "genres": {"type": "multi-hot"}}
     model: dict[str, Any] = {"embedding_dim": 16, "interaction": "fat", "over_arch": [64], "dropout": 0.3}
     if encoder:
         history = {"type": "behaviour", "item": "item", "history": "history_item", "conditions": ["history_action"]}
         fields["behaviour"] = history
         model["encoder"] = encoder
-    if knows:
+    if members:
         fields["knowledge"] = {"type": "lum-knowledge", "store": store}
     return {
         "seed": seed,
@@ -194,13 +198,14 @@ def run_demo(
         reporter.message(f"2/5 pre-training LUM, seed {seed}")
         folder = out / f"lum-{seed}"
         result.retrieval["lum (o_q)"].append(_pretrained(lum_config(data, str(codes), seed, epochs), folder, reporter))
-        reporter.message(f"3/5 asking every user what they like and dislike, seed {seed}")
-        store = out / f"knowledge-{seed}"
-        if not (store / "manifest.json").exists():
-            query_run(LumRun.open(folder), store, snapshots="every-event", reporter=reporter)
+        stores = {
+            members: _store(data, str(codes), seed, members, epochs, out, reporter)
+            for members in sorted({RANKERS[name][1] for name in rankers} - {0})
+        }
         for name in rankers:
             reporter.message(f"4/5 training {name}, seed {seed}")
-            result.rankers[name].append(_best_ranker(data, name, str(store), seed, out, reporter))
+            store = stores.get(RANKERS[name][1], "")
+            result.rankers[name].append(_best_ranker(data, name, store, seed, out, reporter))
         reporter.message(f"5/5 pre-training the generative LUM, seed {seed}")
         generator = out / f"generative-{seed}"
         found = _pretrained(generative_config(data, str(codes), seed, max(1, epochs // 3)), generator, reporter)
@@ -241,6 +246,20 @@ def _pretrained(config: dict[str, Any], folder: Path, reporter: Reporter) -> tup
     report = _done(folder, config) or pretrain(parse_lum(config), folder, reporter)
     _mark(folder, config)
     return report["test"]["recall@10"], report["test"]["ndcg@10"]
+
+
+def _store(data: str, codes: str, seed: int, members: int, epochs: int, out: Path, reporter: Reporter) -> str:
+    """The knowledge of as many LUMs as ``members``, pre-trained and asked now or before."""
+    store = out / (f"knowledge-{seed}" if members == 1 else f"knowledge-{seed}-x{members}")
+    if not (store / "manifest.json").exists():
+        folders = [out / f"lum-{seed + SEED_STEP * member}" for member in range(members)]
+        for member, folder in enumerate(folders[1:], start=1):
+            reporter.message(f"2/5 pre-training LUM, seed {seed}, number {member + 1} of {members}")
+            _pretrained(lum_config(data, codes, seed + SEED_STEP * member, epochs), folder, reporter)
+        reporter.message(f"3/5 asking every user what they like and dislike, seed {seed}")
+        runs = [LumRun.open(folder) for folder in folders]
+        query_run(runs, store, snapshots="every-event", reporter=reporter)
+    return str(store)
 
 
 def _best_ranker(data: str, name: str, store: str, seed: int, out: Path, reporter: Reporter) -> float:

@@ -309,3 +309,15 @@ def test_doctor_says_which_one_a_settled_name_means(genrec, registry):
     code, out, _ = genrec("plugins", "doctor")
     assert code == 0
     assert "CLASH     interaction 'part' means genrec-plugins/part" in out
+
+
+@pytest.mark.parametrize(
+    ("kind", "key"), [("run", "model"), ("lum", "objective"), ("tokenize", "tokenizer"), ("uqa", "llm")]
+)
+def test_schema_of_every_file(kind, key, genrec):
+    code, out, _ = genrec("schema", kind)
+    assert code == 0
+    assert key in json.loads(out)["properties"]
+    code, _, err = genrec("schema", kind + "s")
+    assert code != 0
+    assert f"there is no file '{kind}s', did you mean '{kind}'" in err

@@ -45,22 +45,27 @@ class BatchLoader:
     batches, as collective operations need; without ``drop_last`` no row is lost, and the last batch of a rank may be
     one row longer than asked for.
 
+    With ``cut``, ``batch_size`` counts the rows of all ranks together: the i-th batches of the ranks are the i-th batch
+    of one process, cut. A last batch may be too short to give every rank a row; a rank without one gets some row, for
+    which :meth:`own_rows` is 0.
+
     Args:
         prepared: the data.
         split: which rows.
-        batch_size: B, rows a batch and rank.
+        batch_size: B, rows a batch and rank; with ``cut``, rows a batch.
         shuffle: a new order each epoch. A full shuffle where the split fits ``buffer_rows``; else the shards are
             shuffled, and the rows within each group of shards that fits.
         seed: of the order.
         drop_last: leave out the last, short batch.
         rank: this process.
         world_size: number of processes.
+        cut: cut the batches of one process into those of the ranks.
         buffer_rows: rows held in memory, a whole shard at least; if None, 8 million or what fits into 2 GiB (a row
             takes ``4 * (F + dense width + 1)`` bytes).
 
     Raises:
         ConfigError: an argument is out of range.
-        DataError: the split has fewer rows than there are ranks.
+        DataError: the split has fewer rows than there are ranks, and they are not ``cut``.
 
     Example::
 
@@ -88,22 +93,25 @@ class BatchLoader:
         drop_last: bool = False,
         rank: int = 0,
         world_size: int = 1,
+        cut: bool = False,
         buffer_rows: int | None = None,
     ) -> None:
         if batch_size < 1 or (buffer_rows is not None and buffer_rows < 1):
             raise ConfigError(f"found batch_size {batch_size}, buffer_rows {buffer_rows}; expected at least 1 for both")
         if not 0 <= rank < world_size:
             raise ConfigError(f"rank is {rank}, expected 0..{world_size - 1} for world_size {world_size}")
+        if cut and batch_size < world_size:
+            raise ConfigError(f"found batch_size {batch_size} for {world_size} ranks; expected at least a row a rank")
         self.prepared, self.split, self.batch_size = prepared, split, batch_size
         self.shuffle, self.seed, self.drop_last = shuffle, seed, drop_last
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.cut = rank, world_size, cut
         self._sparse, self._dense = prepared.sparse_features, prepared.dense_features
         width = sum(feature.max_length for feature in self._sparse) + sum(feature.width for feature in self._dense) + 1
         self.buffer_rows = buffer_rows or min(BUFFER_ROWS, max(1, BUFFER_BYTES // (4 * width)))
         self._paths = prepared.shard_paths(split)
         self._counts = [shard.rows for shard in prepared.manifest.splits[split].shards]
         self._rows = sum(self._counts)
-        if 0 < self._rows < world_size:
+        if 0 < self._rows < world_size and not cut:
             raise DataError(
                 f"{prepared.directory}: split '{split}' has {self._rows} rows for {world_size} ranks, expected at "
                 "least one a rank; use fewer processes"
@@ -111,7 +119,7 @@ class BatchLoader:
         self._epoch = 0
         self._skip = 0
         self._kept: tuple[tuple[int, ...], Rows] | None = None
-        self._to_batch = BatchMaker(self._sparse, batch_size)
+        self._to_batch = BatchMaker(self._sparse, -(-batch_size // world_size) if cut else batch_size)
 
     @property
     def rows(self) -> int:
@@ -120,8 +128,16 @@ class BatchLoader:
 
     def __len__(self) -> int:
         """Batches an epoch, the same on every rank."""
-        least = self._rows // self.world_size
+        least = self._rows if self.cut else self._rows // self.world_size
         return least // self.batch_size if self.drop_last else -(-least // self.batch_size)
+
+    def own_rows(self, batch: int) -> int:
+        """Rows of this rank in a batch; 0 if the one it gets is not its own."""
+        return self._end(batch) - self._end(batch - 1)
+
+    def all_rows(self, batch: int) -> int:
+        """Rows of all ranks in a batch of ``cut`` ones."""
+        return min(self.batch_size, self._rows - batch * self.batch_size)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the next iteration; without it every iteration has the same order."""
@@ -144,14 +160,9 @@ class BatchLoader:
 
     def _iterate(self, first: int, epoch: int) -> Iterator[Batch]:
         number = len(self)
-        mine = self._rows // self.world_size + (self.rank < self._rows % self.world_size)
-        position, last = first * self.batch_size, number * self.batch_size if self.drop_last else mine
-        # The last batch takes what is left, so that all ranks have equally many.
-        ends = [min((index + 1) * self.batch_size, last) for index in range(first, number)]
-        if ends:
-            ends[-1] = last
+        position, last = self._end(first - 1), self._end(number - 1)
         carried: list[Rows] = []
-        batch = 0
+        batch, batch_end = first, self._end(first)
         for segment in self._segments(epoch):
             # Rows of this rank within the segment: order positions rank, rank + world_size, ...
             low = max(position, self._own(segment.start))
@@ -161,14 +172,26 @@ class BatchLoader:
             rows = self._load(segment)
             order = self._order(segment, epoch)
             while low < high:
-                end = min(ends[batch], high)
+                end = min(batch_end, high)
                 index = order[np.arange(low, end) * self.world_size + self.rank - segment.start]
                 carried.append(rows.take(index))
                 low = position = end
-                if end == ends[batch]:
+                if end == batch_end:
                     yield self._to_batch(Rows.concat(carried))
                     carried = []
                     batch += 1
+                    batch_end = self._end(batch)
+        if batch < number:  # the last batch has no row for this rank
+            rows = self._load(self._segments(epoch)[-1])
+            yield self._to_batch(rows.take(np.zeros(1, dtype=np.int64)))
+
+    def _end(self, batch: int) -> int:
+        """How many rows this rank has had when it is through with ``batch``."""
+        if self.cut:
+            return self._own(min((batch + 1) * self.batch_size, self._rows))
+        if batch < len(self) - 1 or self.drop_last:
+            return (batch + 1) * self.batch_size
+        return self._own(self._rows)  # the last one takes what is left, so that all ranks have equally many
 
     def _own(self, position: int) -> int:
         """How many of the first ``position`` rows of the order are this rank's."""

@@ -78,12 +78,13 @@ def train(
         Path | None, typer.Option("--out", "-o", help="Run directory [default: runs/NAME of the file].")
     ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE over the file, as llm.tune=true.")] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Forget the checkpoints in the run directory.")] = False,
     quiet: IsQuiet = False,
     json_: AsJson = False,
 ) -> None:
     """Train an adapter from user embeddings to soft tokens on questions; encoder and language model too, if told so.
 
-    Needs the extra [uqa].
+    Needs the extra [uqa]. Given again, it goes on after the last whole epoch.
 
     Examples:
 
@@ -104,10 +105,10 @@ def train(
 
     directory = out or Path("runs") / run_file.stem
     if quiet:
-        report = train_uqa(config, directory, Quiet())
+        report = train_uqa(config, directory, Quiet(), restart=restart)
     else:
         with Console() as console:
-            report = train_uqa(config, directory, console)
+            report = train_uqa(config, directory, console, restart=restart)
     if json_:
         print_json(report)
         return

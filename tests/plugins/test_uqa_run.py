@@ -16,6 +16,7 @@ from genrec_plugins.cli import main
 from genrec_plugins.lum.batches import make_batch
 from genrec_plugins.lum.config import parse_lum
 from genrec_plugins.lum.run import LumRun, pretrain
+from genrec_plugins.training.reporter import Quiet
 from genrec_plugins.uqa.aligned import Aligned
 from genrec_plugins.uqa.config import EncoderUsers, StoreUsers, UqaConfig, parse_uqa
 from genrec_plugins.uqa.data import Question, histories_of, read_questions
@@ -141,6 +142,24 @@ def test_training_is_the_same_every_time(folder, tmp_path):
     )
     assert first == again
     assert first != other
+
+
+def test_training_goes_on_after_the_last_whole_epoch(folder, tmp_path):
+    settings = {"questions.limit": 64, "train.epochs": 3, "questions.test": None}
+
+    class Killed(Quiet):
+        def step(self, **told: Any) -> None:
+            if told["epoch"] == 3 and told["done"] == 2:
+                raise KeyboardInterrupt
+
+    whole = train_uqa(config_of(folder, **settings), tmp_path / "whole")["train_loss"]
+    with pytest.raises(KeyboardInterrupt):
+        train_uqa(config_of(folder, **settings), tmp_path / "killed", Killed())
+    assert train_uqa(config_of(folder, **settings), tmp_path / "killed")["train_loss"] == whole
+    left, right = (Aligned.open(tmp_path / name).adapter.state_dict() for name in ("whole", "killed"))
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    with pytest.raises(ModelError, match="another config"):
+        train_uqa(config_of(folder, **settings, seed=2), tmp_path / "killed")
 
 
 # -- user vectors -----------------------------------------------------------------------------------------------------

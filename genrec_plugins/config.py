@@ -6,20 +6,12 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    create_model,
-    model_validator,
-)
+from pydantic import BaseModel, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, create_model, model_validator
 
 from genrec_adapters.splits import SplitConfig
+from genrec_plugins.training.settings import TorchRecTraining, TrainConfig
 from genrec_registry import Config, ConfigError, Registry, config_union, default_registry, explain, read_yaml
 from genrec_registry.yaml_source import YamlSource, parse_yaml
 
@@ -31,82 +23,6 @@ class PluginsConfig(Config):
         default_factory=dict, description="'kind/name' or 'name' -> the distribution whose component is meant"
     )
     disable: list[str] = Field(default_factory=list, description="distributions or entry points to skip")
-
-
-class WarmStart(Config):
-    """Begin the sequence encoder at pre-trained weights."""
-
-    encoder: str = Field(min_length=1, description="run directory of 'genrec lum pretrain'")
-    freeze: bool = Field(False, description="leave the pre-trained weights of the encoder as they are")
-    freeze_tables: bool | None = Field(None, description="leave the tables that it reads as they are; null: as freeze")
-
-
-class _Training(Config):
-    """What both presets share."""
-
-    batch_size: PositiveInt = Field(4096, description="B, rows a step")
-    eval_batch_size: PositiveInt = Field(16384, description="rows a forward in evaluation")
-    early_stop_patience: NonNegativeInt = Field(
-        0, description="stop after this many evaluations without a better monitor; 0: never"
-    )
-    monitor: Literal["auc", "logloss"] = Field("auc", description="validation metric that picks the best weights")
-    checkpoint_every: NonNegativeInt = Field(0, description="steps between checkpoints inside an epoch; 0: epoch ends")
-    keep_checkpoints: PositiveInt = Field(2, description="checkpoints kept, newest first")
-    log_every: PositiveInt = Field(20, description="steps between TensorBoard points")
-    device: str = Field("auto", description="auto, cpu or cuda")
-    amp: Literal["none", "bf16"] = Field("none", description="autocast of the dense part; bf16 pays on GPUs only")
-    threads: NonNegativeInt = Field(0, description="CPU threads of torch; 0: torch's default")
-    warm_start: WarmStart | None = Field(None, description="pre-trained weights that model.encoder begins at")
-
-
-class TorchRecTraining(_Training):
-    """TorchRec's way: tables are updated in the backward by a fused row-wise Adagrad, the rest by Adam(W)."""
-
-    preset: Literal["torchrec"] = "torchrec"
-    epochs: PositiveInt = Field(1, description="passes over the training rows")
-    embedding_optimizer: Literal["rowwise-adagrad", "adagrad", "sgd"] = Field(
-        "rowwise-adagrad", description="the fused optimizer of the tables"
-    )
-    embedding_lr: PositiveFloat = Field(0.05, description="learning rate of the tables")
-    dense_optimizer: Literal["adam", "adamw"] = Field("adam", description="the optimizer of everything else")
-    dense_lr: PositiveFloat = Field(1e-3, description="learning rate of everything else")
-    interaction_lr: PositiveFloat | None = Field(
-        None, description="learning rate of the interaction arch alone; null: dense_lr"
-    )
-    encoder_lr: PositiveFloat | None = Field(
-        None, description="learning rate of the sequence encoder alone; null: dense_lr"
-    )
-    weight_decay: NonNegativeFloat = Field(0.0, description="AdamW's decay of everything else")
-    lr_schedule: Literal["constant", "linear", "cosine"] = Field(
-        "constant", description="how both learning rates fall to zero over the run"
-    )
-    warmup_steps: NonNegativeInt = Field(0, description="steps over which both learning rates rise from zero")
-
-    @model_validator(mode="after")
-    def _decay_needs_adamw(self) -> Self:
-        if self.weight_decay and self.dense_optimizer != "adamw":
-            raise ValueError("'weight_decay' goes with dense_optimizer: adamw; set that, or drop weight_decay")
-        return self
-
-
-class BarsTraining(_Training):
-    """The BARS recipe: dense Adam, L2 on every table row, gradient clip 10, rate x0.1 on plateau, best restored.
-
-    An L2 of lambda adds ``lambda / 2 * ||E||^2`` over all tables to the loss, as FuxiCTR does.
-    """
-
-    preset: Literal["bars"] = "bars"
-    epochs: PositiveInt = Field(100, description="passes at most; the plateau rule stops earlier")
-    early_stop_patience: NonNegativeInt = Field(2, description="evaluations without a better monitor before the stop")
-    lr: PositiveFloat = Field(1e-3, description="Adam's learning rate")
-    embedding_l2: NonNegativeFloat = Field(1e-5, description="lambda of the L2 penalty on the tables")
-    net_l2: NonNegativeFloat = Field(0.0, description="lambda of the L2 penalty on everything else")
-    clip_grad_norm: PositiveFloat = Field(10.0, description="largest gradient norm")
-    lr_factor: float = Field(0.1, gt=0, lt=1, description="factor of the learning rate on a plateau")
-    min_lr: NonNegativeFloat = Field(1e-6, description="smallest learning rate")
-
-
-TrainConfig = Annotated[TorchRecTraining | BarsTraining, Field(discriminator="preset")]
 
 
 class ModelConfig(Config):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torchrec.models.dlrm import DLRMTrain
 
-from genrec_plugins.config import BarsTraining, TorchRecTraining
 from genrec_plugins.models import FieldDLRM
+from genrec_plugins.training.settings import BarsTraining, TorchRecTraining
 
 
 class Recipe(Protocol):

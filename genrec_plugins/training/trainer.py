@@ -18,7 +18,7 @@ from torchrec.models.dlrm import DLRMTrain
 
 from genrec_adapters.loader import BatchLoader
 from genrec_adapters.prepared import Prepared
-from genrec_plugins.config import BarsTraining, RunConfig, TorchRecTraining
+from genrec_plugins.config import RunConfig
 from genrec_plugins.files import written_aside
 from genrec_plugins.models import FieldDLRM, build_dlrm
 from genrec_plugins.training.checkpoints import CheckpointStore, plain_weights
@@ -26,6 +26,7 @@ from genrec_plugins.training.memory import keep_freed_memory
 from genrec_plugins.training.metrics import Metrics, evaluate_predictions
 from genrec_plugins.training.optimizers import Recipe, make_recipe
 from genrec_plugins.training.reporter import Quiet, Reporter
+from genrec_plugins.training.settings import BarsTraining, TorchRecTraining
 from genrec_plugins.training.warm_start import WarmStartReport, warm_start
 from genrec_registry import ConfigError, ModelError, Registry, Split, digest
 

@@ -14,10 +14,10 @@ from torchrec.sparse.jagged_tensor import JaggedTensor
 
 from genrec_adapters.behaviour.histories import Vocabulary
 from genrec_adapters.prepared import Prepared
-from genrec_plugins.config import WarmStart
 from genrec_plugins.lum.pretrained import Pretrained, read_pretrained
 from genrec_plugins.models import FieldDLRM
 from genrec_plugins.models.behaviour_arch import BehaviourArch, encoder_names
+from genrec_plugins.training.settings import WarmStart
 from genrec_registry import ConfigError, ModelError, Registry
 
 

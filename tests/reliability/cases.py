@@ -1,0 +1,88 @@
+"""Small data and runs for the fault tests, and functions that a process of its own can be asked to run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROWS = 600
+TORCHREC: dict[str, Any] = {"preset": "torchrec", "embedding_lr": 0.1, "dense_lr": 0.01}
+BARS: dict[str, Any] = {"preset": "bars", "lr": 0.01}
+
+
+def write_table(path: Path, rows: int = ROWS, seed: int = 0) -> Path:
+    """Rows whose label depends on a pair of fields and a number."""
+    source = np.random.default_rng(seed)
+    a, b = source.integers(0, 5, rows), source.integers(0, 4, rows)
+    x = source.normal(size=rows)
+    label = (source.random(rows) < 1 / (1 + np.exp(-(2.0 * ((a + b) % 2) - 1 + x)))).astype(int)
+    lines = ["label,a,b,x", *(f"{y},a{i},b{j},{v:.4f}" for y, i, j, v in zip(label, a, b, x, strict=True))]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def run_config(table: Path, train: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+    """A run on :func:`write_table`'s rows; ``changes`` go over its sections."""
+    config: dict[str, Any] = {
+        "seed": 3,
+        "dataset": {"type": "csv", "path": str(table), "label": "label", "numbers": ["x"]},
+        "split": {"type": "shuffled", "seed": 1, "train": 0.7, "valid": 0.15, "test": 0.15},
+        "fields": {"{a,b}": {"type": "categorical", "min_count": 1}, "x": {"type": "numeric-dense"}},
+        "model": {
+            "embedding_dim": 8,
+            "over_arch": [16],
+            "dropout": 0.1,
+            "interaction": {"type": "fat", "num_heads": 2},
+        },
+        "train": {"batch_size": 64, "epochs": 2, "checkpoint_every": 3, "threads": 1, **(train or TORCHREC)},
+    }
+    return config | changes
+
+
+def prepare(config: dict[str, Any], out: Path) -> str:
+    """``genrec preprocess``; returns the directory."""
+    from genrec_plugins.config import parse_run
+    from genrec_plugins.training.run import prepare_run
+
+    return str(prepare_run(parse_run(config), out).directory)
+
+
+def train(config: dict[str, Any], prepared: Path, out: Path, restart: bool = False) -> dict[str, Any]:
+    """``genrec train``: its metrics, and what it said."""
+    from genrec_adapters.prepared import Prepared
+    from genrec_plugins.config import parse_run
+    from genrec_plugins.training.run import train_run
+
+    said = Listening()
+    report = train_run(parse_run(config), out, Prepared.open(prepared), said, restart=restart)
+    return {"valid": report["valid"], "test": report["test"], "said": said.lines}
+
+
+class Listening:
+    """A reporter that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def step(self, **_: object) -> None:
+        """Ignore."""
+
+    def rows(self, **_: object) -> None:
+        """Ignore."""
+
+    def message(self, text: str) -> None:
+        """Keep."""
+        self.lines.append(text)
+
+
+def steps_in(run: Path) -> list[int]:
+    """Steps of the checkpoints under their final names; each must be whole."""
+    found = []
+    for path in sorted((run / "checkpoints").glob("step-*")):
+        step = json.loads((path / "trainer.json").read_text())["progress"]["step"]
+        assert path.name == f"step-{step:010d}"
+        found.append(step)
+    return found

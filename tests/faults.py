@@ -179,7 +179,7 @@ def draw(unbroken: Outcome, trials: int, seed: int, *, sizes: tuple[int, int] = 
 
 @contextmanager
 def small_disk(folder: Path, kib: int) -> Iterator[Path]:
-    """A file system of its own of this size, mounted at ``folder``; the test is skipped where mounting is not allowed."""
+    """Mount a file system of this size at ``folder``; the test is skipped where mounting is not allowed."""
     folder.mkdir(parents=True, exist_ok=True)
     options = f"size={kib}k"
     mounted = subprocess.run(

@@ -138,7 +138,7 @@ def time_stream(
         "tokenizer", parse_component(registry, "tokenizer", {"type": name, **options})
     )
     tokenizer.fit(vectors, names[: len(vectors)])
-    embeddings = np.load(path, mmap_mode="r")
+    embeddings = np.load(path, mmap_mode="r", allow_pickle=False)
     tokenizer.encode(embeddings[:rows], names[:rows])
     began = time.perf_counter()
     for _ in encode_chunks(tokenizer, embeddings, names, rows):

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,11 +17,14 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torch.distributed.checkpoint.api import CheckpointException
 
+from genrec_plugins.training.ranks import on_every, on_first, rank, seed_rank, world_size
 from genrec_registry import ModelError
 
 _META = "trainer.json"
-_FORMAT = 1
+_FORMAT = 2
 
 
 class Trained(Protocol):
@@ -44,8 +48,11 @@ class Trained(Protocol):
 class CheckpointStore:
     """The checkpoints of one run, newest last.
 
+    With several ranks every method is called by all of them; they save their parts, agree on what is loaded, and fail
+    together. A checkpoint of N ranks can be loaded by any other number.
+
     Args:
-        directory: where they live; made on the first save.
+        directory: where they live; made on the first save. All ranks must see the same files there.
         config_digest: of the run; a checkpoint of another config is refused, not loaded.
         keep: how many to keep.
     """
@@ -62,38 +69,73 @@ class CheckpointStore:
             ModelError: the disk is full or cannot be written; earlier checkpoints stay whole.
         """
         final = self.directory / f"step-{progress['step']:010d}"
-        partial = self.directory / f".partial-{final.name}-{os.getpid()}"
+        meta = {
+            "format": _FORMAT,
+            "config_digest": self.config_digest,
+            "progress": progress,
+            "recipe": recipe.state(),
+            "ranks": world_size(),
+        }
+        partial = on_first(lambda: self._begin(final))
         try:
+            with on_every("saving a checkpoint"), self._told(), _plain_errors():
+                state = _state(recipe) | {"rng": {str(rank()): torch.get_rng_state()}}
+                dcp.save(state, checkpoint_id=str(partial / "state"), no_dist=not dist.is_initialized())
+            on_first(lambda: self._finish(partial, final, meta))
+        except ModelError:
+            if rank() == 0:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
+        return final
+
+    def _begin(self, final: Path) -> Path:
+        partial = self.directory / f".partial-{final.name}-{os.getpid()}"
+        with self._told():
             partial.mkdir(parents=True, exist_ok=True)
-            dcp.save(_state(recipe), checkpoint_id=str(partial / "state"), no_dist=not dist.is_initialized())
-            meta = {
-                "format": _FORMAT,
-                "config_digest": self.config_digest,
-                "progress": progress,
-                "recipe": recipe.state(),
-                "rng": torch.get_rng_state().tolist(),
-            }
+        return partial
+
+    def _finish(self, partial: Path, final: Path, meta: dict[str, Any]) -> None:
+        with self._told():
             (partial / _META).write_text(json.dumps(meta))
             _sync(partial)
             if final.exists():
                 shutil.rmtree(final)
             partial.replace(final)
             _sync(self.directory)
+        for old in self._newest_first()[self.keep :]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Say in a sentence that a checkpoint cannot be written."""
+        try:
+            yield
         except OSError as error:
-            shutil.rmtree(partial, ignore_errors=True)
             raise ModelError(
                 f"{self.directory}: checkpoint cannot be written ({error.strerror or error}); "
                 "free space or name another run directory, then run the same command again to go on"
             ) from error
-        for old in list(self._newest_first())[self.keep :]:
-            shutil.rmtree(old, ignore_errors=True)
-        return final
 
-    def _newest_first(self) -> Iterator[Path]:
-        yield from sorted(self.directory.glob("step-*"), reverse=True)
+    def _newest_first(self) -> list[Path]:
+        return sorted(self.directory.glob("step-*"), reverse=True)
+
+    def _found(self) -> list[tuple[Path, dict[str, Any] | None, str]]:
+        """Each checkpoint, newest first, with what its ``trainer.json`` says, or what is wrong with that."""
+        for leftover in self.directory.glob(".partial-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        found: list[tuple[Path, dict[str, Any] | None, str]] = []
+        for path in self._newest_first():
+            try:
+                meta = json.loads((path / _META).read_text())
+                found.append((path, {"config_digest": meta["config_digest"], "progress": meta["progress"], **meta}, ""))
+            except Exception as error:  # a damaged file can hold anything
+                found.append((path, None, type(error).__name__))
+        return found
 
     def load_newest(self, recipe: Trained) -> dict[str, Any] | None:
         """Restore the newest whole checkpoint into ``recipe`` and the random state.
+
+        With another number of ranks than it was written by, the random states are new ones, which depend on the step.
 
         Returns:
             The ``progress`` it was saved with, or None where there is no checkpoint.
@@ -101,24 +143,23 @@ class CheckpointStore:
         Raises:
             ModelError: the newest checkpoint belongs to another config, or none of those there can be read.
         """
-        for leftover in self.directory.glob(".partial-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
         problems = []
-        for path in self._newest_first():
-            try:
-                meta = json.loads((path / _META).read_text())
-                theirs, progress = meta["config_digest"], meta["progress"]
-                if theirs == self.config_digest:
-                    self._restore(path, recipe, meta)
-            except Exception as error:  # a damaged checkpoint can fail anywhere inside the readers
-                problems.append(f"{path.name} ({type(error).__name__})")
+        for path, meta, problem in on_first(self._found):
+            if meta is None:
+                problems.append(f"{path.name} ({problem})")
                 continue
-            if theirs != self.config_digest:
+            if meta["config_digest"] != self.config_digest:
                 raise ModelError(
                     f"{path}: was written by a run with another config or other data; name a new --out directory, "
                     "or pass --restart to train from scratch here"
                 )
-            return dict(progress)
+            try:
+                with on_every(str(path)):
+                    self._restore(path, recipe, meta)
+            except Exception as error:  # a damaged checkpoint can fail anywhere inside the readers
+                problems.append(f"{path.name} ({type(error).__name__})")
+                continue
+            return dict(meta["progress"])
         if problems:
             raise ModelError(
                 f"{self.directory}: no checkpoint can be read: {', '.join(problems)}; "
@@ -129,19 +170,41 @@ class CheckpointStore:
     def _restore(self, path: Path, recipe: Trained, meta: dict[str, Any]) -> None:
         _make_optimizer_state(recipe)
         state = _state(recipe)
-        dcp.load(state, checkpoint_id=str(path / "state"), no_dist=not dist.is_initialized())
+        same_ranks = meta.get("ranks") == world_size()
+        if same_ranks:
+            state["rng"] = {str(rank()): torch.get_rng_state()}
+        with _plain_errors():
+            dcp.load(state, checkpoint_id=str(path / "state"), no_dist=not dist.is_initialized())
         recipe.model.load_state_dict(state["model"])
         recipe.optimizer.load_state_dict(state["optimizer"])
         recipe.load_state(meta["recipe"])
-        torch.set_rng_state(torch.tensor(meta["rng"], dtype=torch.uint8))
+        if same_ranks:
+            torch.set_rng_state(state["rng"][str(rank())])
+        elif "rng" in meta:  # format 1, written by one process
+            torch.set_rng_state(torch.tensor(meta["rng"], dtype=torch.uint8))
+        else:
+            seed_rank(int(self.config_digest[:8], 16), meta["progress"]["step"])
 
     def clear(self) -> None:
         """Forget every checkpoint."""
-        shutil.rmtree(self.directory, ignore_errors=True)
+        on_first(lambda: shutil.rmtree(self.directory, ignore_errors=True))
 
 
 def _state(recipe: Trained) -> dict[str, Any]:
     return {"model": recipe.model.state_dict(), "optimizer": recipe.optimizer.state_dict()}
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Raise what went wrong on a rank instead of DCP's own BaseException around it, which all ranks get."""
+    try:
+        yield
+    except CheckpointException as error:
+        causes = [cause for cause, _ in error.failures.values()]
+        known = next((cause for cause in causes if isinstance(cause, OSError)), causes[0])
+        if isinstance(known, Exception):
+            raise known from error
+        raise
 
 
 def _make_optimizer_state(recipe: Trained) -> None:
@@ -150,9 +213,9 @@ def _make_optimizer_state(recipe: Trained) -> None:
     rates = [group["lr"] for group in groups]
     for group in groups:
         group["lr"] = 0.0
-    for parameter in recipe.model.parameters():
-        if parameter.requires_grad:
-            parameter.grad = torch.zeros_like(parameter)
+        for parameter in group["params"]:
+            if parameter.requires_grad and not isinstance(parameter, ShardedTensor):  # fused ones have theirs
+                parameter.grad = torch.zeros_like(parameter)
     recipe.optimizer.step()
     recipe.optimizer.zero_grad()
     for group, rate in zip(groups, rates, strict=True):
@@ -171,11 +234,64 @@ def _sync(directory: Path) -> None:
 def plain_weights(model: torch.nn.Module) -> dict[str, Tensor]:
     """The weights of a (wrapped) ``DLRMTrain`` under the names of the bare DLRM, on the CPU, without sharding types.
 
+    With several ranks all call it; rank 0 gets the weights, gathered table by table, the others nothing.
+
     Args:
-        model: ``DLRMTrain``, or DMP around it, on one rank.
+        model: ``DLRMTrain``, or DMP around it.
     """
     weights: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():
-        tensor = value.local_shards()[0].tensor if hasattr(value, "local_shards") else value
-        weights[name.removeprefix("model.")] = tensor.detach().to("cpu", copy=True).contiguous()
+        whole = _gathered(value) if isinstance(value, ShardedTensor) else value.detach()
+        if rank() == 0:
+            weights[name.removeprefix("model.")] = whole.to("cpu", copy=True).contiguous()
     return weights
+
+
+def _gathered(table: ShardedTensor) -> Tensor:
+    """All shards of a table on rank 0, one after the other; what the others get is nothing."""
+    mine = {tuple(shard.metadata.shard_offsets): shard.tensor.detach() for shard in table.local_shards()}
+    properties = table.metadata().tensor_properties
+    whole = torch.empty(table.size() if rank() == 0 else 0, dtype=properties.dtype)
+    for shard in table.metadata().shards_metadata:
+        part = mine.get(tuple(shard.shard_offsets))
+        if rank() != 0:
+            if part is not None:
+                dist.send(part.contiguous(), 0)
+            continue
+        if part is None:
+            owner: Any = shard.placement
+            part = torch.empty(shard.shard_sizes, dtype=properties.dtype, device=owner.device().type)
+            dist.recv(part, owner.rank())
+        whole[_place(shard.shard_offsets, shard.shard_sizes)] = part.cpu()
+    return whole
+
+
+@torch.no_grad()
+def load_plain_weights(model: torch.nn.Module, weights: Mapping[str, Tensor] | Path) -> None:
+    """Put weights named as the bare DLRM names them into a (wrapped) ``DLRMTrain``, in place; each rank its part.
+
+    Args:
+        model: ``DLRMTrain``, or DMP around it.
+        weights: from :func:`plain_weights`, or a safetensors file of them, of which only this rank's part is read.
+    """
+    if isinstance(weights, Path):
+        from safetensors import safe_open
+
+        with safe_open(weights, framework="pt") as file:
+            _load_parts(model, file.get_slice)
+    else:
+        _load_parts(model, weights.__getitem__)
+
+
+def _load_parts(model: torch.nn.Module, of: Callable[[str], Any]) -> None:
+    for name, value in model.state_dict().items():
+        source = of(name.removeprefix("model."))
+        if not isinstance(value, ShardedTensor):
+            value.copy_(source[...])
+            continue
+        for shard in value.local_shards():
+            shard.tensor.copy_(source[_place(shard.metadata.shard_offsets, shard.metadata.shard_sizes)])
+
+
+def _place(offsets: Sequence[int], sizes: Sequence[int]) -> tuple[slice, ...]:
+    return tuple(slice(offset, offset + size) for offset, size in zip(offsets, sizes, strict=True))

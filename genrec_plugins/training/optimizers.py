@@ -8,9 +8,11 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torchrec.models.dlrm import DLRMTrain
 
 from genrec_plugins.models import FieldDLRM
+from genrec_plugins.training.ranks import total, world_size
 from genrec_plugins.training.settings import BarsTraining, TorchRecTraining
 
 
@@ -47,13 +49,17 @@ class Recipe(Protocol):
 class TorchRecRecipe:
     """Tables updated inside the backward by an FBGEMM optimizer, under DistributedModelParallel; the rest by Adam(W).
 
-    Tables are forced to ``table_wise`` with the fused kernel: left alone, the planner makes small tables
-    data-parallel, where the fused optimizer holds nothing and the dense one takes over without a word.
+    Tables are laid out as ``train.sharding`` says, by default ``table_wise`` with the fused kernel: left alone, the
+    planner makes small tables data-parallel, where the fused optimizer holds nothing and the dense one takes over
+    without a word. Tables that are asked to be data-parallel get the same rule, unfused.
 
     Args:
         train: ``DLRMTrain`` around the model.
         config: the ``train`` section.
         device: where to train.
+
+    Raises:
+        ConfigError: the tables cannot be laid out as asked; on every rank, before any collective.
     """
 
     def __init__(self, train: DLRMTrain, config: TorchRecTraining, device: torch.device) -> None:
@@ -67,29 +73,36 @@ class TorchRecRecipe:
         self.config = config
         model: FieldDLRM = train.model
         # eps is FBGEMM's own default, given so that it does not hang on which side's default wins.
-        arguments = (
+        arguments: dict[str, Any] = (
             {"lr": config.embedding_lr}
             if config.embedding_optimizer == "sgd"
             else {"lr": config.embedding_lr, "eps": 1e-8}
         )
         # Frozen tables get one as well, which their detached look-ups never reach: FBGEMM would else give its own.
-        apply_optimizer_in_backward(_fused_class(config.embedding_optimizer), model.tables(), arguments)
-        plan, sharders, env = sharding_plan(train, device)
+        table_class = _table_class(config.embedding_optimizer)
+        apply_optimizer_in_backward(table_class, model.tables(), arguments)
+        sharding = sharding_plan(train, device, config.sharding, -(-config.batch_size // world_size()))
         dense_class = torch.optim.AdamW if config.dense_optimizer == "adamw" else torch.optim.Adam
         dense_arguments: dict[str, Any] = {}
         if config.dense_optimizer == "adamw":
             dense_arguments["weight_decay"] = config.weight_decay
-        self.model = DistributedModelParallel(train, env=env, device=device, plan=plan, sharders=sharders)
+        self.model = DistributedModelParallel(
+            train, env=sharding.env, device=device, plan=sharding.plan, sharders=sharding.sharders
+        )
         rates = {
             "inter_arch.": config.interaction_lr or config.dense_lr,
             "behaviour_arch.": config.encoder_lr or config.dense_lr,
             "": config.dense_lr,
         }
         groups: dict[str, dict[str, nn.Parameter]] = {part: {} for part in rates}
+        replicated: dict[str, nn.Parameter] = {}
         for name, parameter in in_backward_optimizer_filter(self.model.named_parameters()):
-            if parameter.requires_grad:
+            if name in sharding.replicated:
+                replicated[name] = parameter
+            elif parameter.requires_grad:
                 groups[next(part for part in rates if part in name)][name] = parameter
-        dense = [
+        dense = [KeyedOptimizerWrapper(replicated, partial(table_class, **arguments))] if replicated else []
+        dense += [
             KeyedOptimizerWrapper(group, partial(dense_class, lr=rates[part], **dense_arguments))
             for part, group in groups.items()
             if group
@@ -124,6 +137,8 @@ class TorchRecRecipe:
 class BarsRecipe:
     """FuxiCTR's training as BARS used it: Adam on everything, L2 on all table rows at every step, clip, plateau.
 
+    Every rank holds the whole model; gradients, those of the tables too, are averaged before the step.
+
     Args:
         train: ``DLRMTrain`` around the model.
         config: the ``train`` section.
@@ -149,7 +164,12 @@ class BarsRecipe:
         return torch.stack(terms).sum() if terms else None
 
     def before_step(self) -> None:
-        """Clip the norm of the whole gradient."""
+        """Average the gradient over the ranks and clip its norm."""
+        if world_size() > 1:
+            gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+            flat = total(_flatten_dense_tensors(gradients)) / world_size()
+            for gradient, mean in zip(gradients, _unflatten_dense_tensors(flat, gradients), strict=True):
+                gradient.copy_(mean)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm)
 
     def set_progress(self, step: int, total_steps: int) -> None:
@@ -171,7 +191,7 @@ class BarsRecipe:
             group["lr"] = state["lr"]
 
 
-def _fused_class(name: str) -> type[torch.optim.Optimizer]:
+def _table_class(name: str) -> type[torch.optim.Optimizer]:
     from torchrec.optim import RowWiseAdagrad
 
     return {"rowwise-adagrad": RowWiseAdagrad, "adagrad": torch.optim.Adagrad, "sgd": torch.optim.SGD}[name]

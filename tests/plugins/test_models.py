@@ -159,8 +159,10 @@ def test_swap_is_refused_once_wrapped() -> None:
         with pytest.raises(ModelError, match="found DistributedDataParallel, expected a torchrec DLRM"):
             swap(ddp, "fat")
         train = DLRMTrain(stock())
-        plan, sharders, env = sharding_plan(train, torch.device("cpu"))
-        dmp = DistributedModelParallel(train, env=env, device=torch.device("cpu"), plan=plan, sharders=sharders)
+        sharding = sharding_plan(train, torch.device("cpu"))
+        dmp = DistributedModelParallel(
+            train, env=sharding.env, device=torch.device("cpu"), plan=sharding.plan, sharders=sharding.sharders
+        )
         with pytest.raises(ModelError, match=r"too late, .* is sharded already"):
             swap(dmp.module.model, "fat")
     finally:

@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torch.distributed.checkpoint.api import CheckpointException
 
 from genrec_plugins.training.ranks import on_every, on_first, rank, seed_rank, world_size
+from genrec_plugins.training.safe_state import check_files, digest_files, load_state
 from genrec_registry import ModelError
 
 _META = "trainer.json"
@@ -76,31 +78,32 @@ class CheckpointStore:
             "recipe": recipe.state(),
             "ranks": world_size(),
         }
-        partial = on_first(lambda: self._begin(final))
+        aside = on_first(lambda: self._begin(final))
         try:
             with on_every("saving a checkpoint"), self._told(), _plain_errors():
                 state = _state(recipe) | {"rng": {str(rank()): torch.get_rng_state()}}
-                dcp.save(state, checkpoint_id=str(partial / "state"), no_dist=not dist.is_initialized())
-            on_first(lambda: self._finish(partial, final, meta))
+                dcp.save(state, checkpoint_id=str(aside / "state"), no_dist=not dist.is_initialized())
+            on_first(lambda: self._finish(aside, final, meta))
         except ModelError:
             if rank() == 0:
-                shutil.rmtree(partial, ignore_errors=True)
+                shutil.rmtree(aside, ignore_errors=True)
             raise
         return final
 
     def _begin(self, final: Path) -> Path:
-        partial = self.directory / f".partial-{final.name}-{os.getpid()}"
+        aside = self.directory / f".partial-{final.name}-{os.getpid()}"
         with self._told():
-            partial.mkdir(parents=True, exist_ok=True)
-        return partial
+            aside.mkdir(parents=True, exist_ok=True)
+        return aside
 
-    def _finish(self, partial: Path, final: Path, meta: dict[str, Any]) -> None:
+    def _finish(self, aside: Path, final: Path, meta: dict[str, Any]) -> None:
         with self._told():
-            (partial / _META).write_text(json.dumps(meta))
-            _sync(partial)
+            meta |= {"sha256": digest_files(aside / "state")}
+            (aside / _META).write_text(json.dumps(meta))
+            _sync(aside)
             if final.exists():
                 shutil.rmtree(final)
-            partial.replace(final)
+            aside.replace(final)
             _sync(self.directory)
         for old in self._newest_first()[self.keep :]:
             shutil.rmtree(old, ignore_errors=True)
@@ -154,6 +157,7 @@ class CheckpointStore:
                     "or pass --restart to train from scratch here"
                 )
             try:
+                on_first(partial(check_files, path / "state", meta.get("sha256", {})))
                 with on_every(str(path)):
                     self._restore(path, recipe, meta)
             except Exception as error:  # a damaged checkpoint can fail anywhere inside the readers
@@ -174,7 +178,7 @@ class CheckpointStore:
         if same_ranks:
             state["rng"] = {str(rank()): torch.get_rng_state()}
         with _plain_errors():
-            dcp.load(state, checkpoint_id=str(path / "state"), no_dist=not dist.is_initialized())
+            load_state(state, path / "state", no_dist=not dist.is_initialized())
         recipe.model.load_state_dict(state["model"])
         recipe.optimizer.load_state_dict(state["optimizer"])
         recipe.load_state(meta["recipe"])

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -27,6 +25,7 @@ import polars as pl
 from genrec_adapters.datasets.files import digest_file
 from genrec_adapters.field_types.vocabulary import VocabularyIds
 from genrec_adapters.knowledge_tables import write_items, write_users
+from genrec_adapters.preprocess.swap import replaced
 from genrec_registry.errors import DataError
 
 FORMAT = "genrec-knowledge"
@@ -153,25 +152,17 @@ class KnowledgeStore:
         target = Path(directory)
         if target.exists() and not (target / MANIFEST).exists() and (not target.is_dir() or any(target.iterdir())):
             raise DataError(f"{target}: exists and is no knowledge store; name another directory")
-        partial = target.parent / f".{target.name}.partial-{os.getpid()}"
         try:
-            partial.mkdir(parents=True)
-            write_users(partial / USERS, users, facts.queries, facts.dim)
-            write_items(partial / ITEMS, items, facts.dim)
-            files = {name: digest_file(str(partial / name)).sha256 for name in (USERS, ITEMS)}
-            manifest = {"format": FORMAT, "version": VERSION, **asdict(facts), "files": files}
-            (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
-            old = target.parent / f".{target.name}.old-{os.getpid()}"
-            if target.exists():
-                target.rename(old)
-            partial.rename(target)
-            shutil.rmtree(old, ignore_errors=True)
+            with replaced(target, marker=MANIFEST, what="a knowledge store") as aside:
+                write_users(aside / USERS, users, facts.queries, facts.dim)
+                write_items(aside / ITEMS, items, facts.dim)
+                files = {name: digest_file(str(aside / name)).sha256 for name in (USERS, ITEMS)}
+                manifest = {"format": FORMAT, "version": VERSION, **asdict(facts), "files": files}
+                (aside / MANIFEST).write_text(json.dumps(manifest, indent=1))
         except OSError as error:
             raise DataError(
                 f"{target}: cannot be written ({error.strerror or error}); name another directory"
             ) from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
         return cls.open(target)
 
     # -- reading ------------------------------------------------------------------------------------------------------

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from genrec_adapters.item_codes import Codes, ItemCodes
+from genrec_adapters.preprocess.swap import replaced
 from genrec_plugins.tokenizers.collisions import CollisionPolicy, make_policy, parse_collisions
 from genrec_plugins.tokenizers.inputs import CHUNK_ROWS, check_catalogue, check_embeddings, chunks
 from genrec_registry import DataError, Registry, Tokenizer, default_registry, parse_component
@@ -117,8 +116,6 @@ class FittedTokenizer:
         target = Path(directory)
         if target.exists() and not (target / MANIFEST).exists() and (not target.is_dir() or any(target.iterdir())):
             raise DataError(f"{target}: exists and is no tokenizer; name another directory")
-        aside = target.parent / f".{target.name}.partial-{os.getpid()}"
-        old = target.parent / f".{target.name}.old-{os.getpid()}"
         manifest = {
             "format": FORMAT,
             "version": VERSION,
@@ -129,22 +126,15 @@ class FittedTokenizer:
             "items": len(self.item_codes.items),
         }
         try:
-            (aside / _MODEL).mkdir(parents=True)
-            self.tokenizer.save(str(aside / _MODEL))
-            self.item_codes.write(aside)
-            (aside / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-            if target.exists():
-                target.rename(old)
-            aside.rename(target)
-            shutil.rmtree(old, ignore_errors=True)
+            with replaced(target, marker=MANIFEST, what="a tokenizer") as aside:
+                (aside / _MODEL).mkdir()
+                self.tokenizer.save(str(aside / _MODEL))
+                self.item_codes.write(aside)
+                (aside / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
         except OSError as error:
-            if old.exists() and not target.exists():
-                old.rename(target)
             raise DataError(
                 f"{target}: cannot be written ({error.strerror or error}); name another directory"
             ) from error
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
 
 
 def fit_tokenizer(

@@ -7,7 +7,6 @@ A directory holds the tokenizer (:mod:`genrec_plugins.tokenizers.fitted`) and be
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from genrec_adapters.behaviour.build import build_histories, published_split
 from genrec_adapters.behaviour.histories import Histories, Vocabulary
 from genrec_adapters.behaviour.splits import HistorySplit, leave_one_out, time_split
 from genrec_adapters.item_codes import SIZES, ItemCodes
+from genrec_adapters.preprocess.swap import replaced
 from genrec_plugins.files import written_aside
 from genrec_plugins.lum.config import OfficialSplit, TimeSplit
 from genrec_plugins.tokenizers.content import FittedContent, fit_content
@@ -334,15 +334,8 @@ def check_target(target: Path) -> None:
 @contextmanager
 def _replaced(target: Path) -> Iterator[Path]:
     """A directory beside ``target`` that takes its place when the block ends well."""
-    aside, old = (target.parent / f".{target.name}.{what}-{os.getpid()}" for what in ("new", "old"))
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        yield aside
-        if target.exists():
-            target.rename(old)
-        aside.rename(target)
+        with replaced(target, marker=MANIFEST, what="a tokenizer") as aside:
+            yield aside
     except OSError as error:
         raise DataError(f"{target}: cannot be written ({error.strerror or error}); name another --out") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)

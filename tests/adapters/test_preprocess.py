@@ -217,7 +217,7 @@ def test_kill_leaves_nothing_half_valid(tmp_path: Path, stage: str) -> None:
     prepared = prepare(config, out, fields=FIELDS, split={"type": "time"})
     assert not prepared.reused
     prepared.verify()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.lock", "out", "t.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "t.csv"]
 
 
 def test_failed_run_keeps_what_was_in_place(tmp_path: Path) -> None:

@@ -86,3 +86,58 @@ def steps_in(run: Path) -> list[int]:
         assert path.name == f"step-{step:010d}"
         found.append(step)
     return found
+
+
+def save_tokenizer(out: Path, seed: int, items: int = 40) -> list[int]:
+    """Fit a tokenizer on the items and save it; returns its first item's codes."""
+    from genrec_plugins.tokenizers.fitted import fit_tokenizer
+
+    vectors = np.random.default_rng(seed).standard_normal((items, 4)).astype(np.float32)
+    fitted = fit_tokenizer({"type": "rq-kmeans", "sizes": [4, 4]}, vectors, [f"i{row}" for row in range(items)])
+    fitted.save(out)
+    return [int(code) for code in fitted.item_codes.codes[0]]
+
+
+def open_tokenizer(out: Path) -> list[int]:
+    """The saved tokenizer's codes of its first item."""
+    from genrec_plugins.tokenizers.fitted import load_tokenizer
+
+    return [int(code) for code in load_tokenizer(out).item_codes.codes[0]]
+
+
+def write_store(out: Path, seed: int, users: int = 50) -> str:
+    """Write a knowledge store; returns its digest."""
+    import polars as pl
+
+    from genrec_adapters.knowledge import KnowledgeFacts, KnowledgeStore
+
+    source = np.random.default_rng(seed)
+    kind = pl.Array(pl.Float32, 4)
+    frame = pl.DataFrame(
+        {
+            "user": [None, *(f"u{user:03}" for user in range(users))],
+            "last_event": pl.Series([None, *range(users)], dtype=pl.Int64),
+            "like": pl.Series(source.normal(size=(users + 1, 4)).astype(np.float32), dtype=kind),
+        }
+    )
+    items = pl.DataFrame({"item": ["a", "b"], "vector": pl.Series(source.normal(size=(2, 4)), dtype=kind)})
+    facts = KnowledgeFacts(model=f"{seed:064x}", trained_until=None, queries=("like",), dim=4)
+    return KnowledgeStore.write(out, [frame], items, facts).digest
+
+
+def open_store(out: Path) -> str:
+    """Open a store, read all of it, and return its digest."""
+    from genrec_adapters.knowledge import KnowledgeStore
+
+    store = KnowledgeStore.open(out)
+    store.load(["like"])
+    return store.digest
+
+
+def open_prepared(out: Path) -> list[str]:
+    """Open prepared rows, check every file, and return the digests of the rows."""
+    from genrec_adapters.prepared import Prepared
+
+    prepared = Prepared.open(out)
+    prepared.verify()
+    return [shard.sha256 for split in prepared.manifest.splits.values() for shard in split.shards]

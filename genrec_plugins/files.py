@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from genrec_registry import DataError
+
+_SYSTEM = re.compile(r"\(os error (\d+)\)")
 
 
 @contextmanager
@@ -31,10 +35,34 @@ def written_aside(path: Path, *, instead: str = "name another --out") -> Iterato
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        partial.replace(path)
-    except OSError as error:
+        with system_errors():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            partial.replace(path)
+    except BaseException as error:
         with suppress(OSError):  # it may be that its folder is none
             partial.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         raise DataError(f"{path}: cannot be written ({error.strerror or error}); {instead}") from error
+
+
+@contextmanager
+def system_errors() -> Iterator[None]:
+    """Raise as OSError what Rust libraries (safetensors, polars) raise as their own where the system refuses.
+
+    Example::
+
+        >>> with system_errors():
+        ...     raise RuntimeError("I/O error: No space left on device (os error 28)")
+        Traceback (most recent call last):
+        OSError: [Errno 28] No space left on device
+    """
+    try:
+        yield
+    except Exception as error:
+        found = None if isinstance(error, OSError) else _SYSTEM.search(str(error))
+        if found is None:
+            raise
+        number = int(found.group(1))
+        raise OSError(number, os.strerror(number)) from error

@@ -132,9 +132,9 @@ class LumTrainer:
         progress: dict[str, Any] = {"step": 0, "epoch": 0, "done": 0, "events": 0, "seconds": 0.0, "loss_sum": 0.0}
         progress |= {"train_loss": math.nan, "stale": 0, "best": None, "history": [], "stop": False}
         restored = self.store.load_newest(self.recipe) if self.store else None
-        if restored is not None:
+        if self.store and restored is not None:
             progress = restored
-            self.reporter.message(f"going on from step {progress['step']}")
+            self.reporter.message(f"going on from step {progress['step']}{self.store.passed_over}")
         writer = SummaryWriter(str(self.directory / "tensorboard")) if self.directory else None
         try:
             while not progress["stop"] and progress["epoch"] < self.settings.epochs:

@@ -11,6 +11,7 @@ import numpy as np
 
 from genrec_adapters.item_codes import Codes, ItemCodes
 from genrec_adapters.preprocess.swap import replaced
+from genrec_plugins.files import system_errors
 from genrec_plugins.tokenizers.collisions import CollisionPolicy, make_policy, parse_collisions
 from genrec_plugins.tokenizers.inputs import CHUNK_ROWS, check_catalogue, check_embeddings, chunks
 from genrec_registry import DataError, Registry, Tokenizer, default_registry, parse_component
@@ -126,7 +127,7 @@ class FittedTokenizer:
             "items": len(self.item_codes.items),
         }
         try:
-            with replaced(target, marker=MANIFEST, what="a tokenizer") as aside:
+            with system_errors(), replaced(target, marker=MANIFEST, what="a tokenizer") as aside:
                 (aside / _MODEL).mkdir()
                 self.tokenizer.save(str(aside / _MODEL))
                 self.item_codes.write(aside)

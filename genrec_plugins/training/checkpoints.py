@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torch.distributed.checkpoint.api import CheckpointException
 
-from genrec_plugins.training.ranks import on_every, on_first, rank, seed_rank, world_size
+from genrec_plugins.training.ranks import known, on_every, on_first, rank, seed_rank, world_size
 from genrec_plugins.training.safe_state import check_files, digest_files, load_state
-from genrec_registry import ModelError
+from genrec_registry import ModelError, digest
 
 _META = "trainer.json"
 _FORMAT = 2
@@ -63,6 +63,8 @@ class CheckpointStore:
         self.directory = directory
         self.config_digest = config_digest
         self.keep = keep
+        #: after :meth:`load_newest`: which newer checkpoints could not be read, to be told to the user
+        self.passed_over = ""
 
     def save(self, recipe: Trained, progress: dict[str, Any]) -> Path:
         """Write model, optimizer, random state and ``progress`` (JSON; has the key ``step``).
@@ -99,14 +101,20 @@ class CheckpointStore:
     def _finish(self, aside: Path, final: Path, meta: dict[str, Any]) -> None:
         with self._told():
             meta |= {"sha256": digest_files(aside / "state")}
-            (aside / _META).write_text(json.dumps(meta))
+            (aside / _META).write_text(json.dumps(meta | {"digest": digest(meta)}))
             _sync(aside)
-            if final.exists():
-                shutil.rmtree(final)
+            self._remove(final)
             aside.replace(final)
             _sync(self.directory)
         for old in self._newest_first()[self.keep :]:
-            shutil.rmtree(old, ignore_errors=True)
+            with suppress(OSError):
+                self._remove(old)
+
+    def _remove(self, path: Path) -> None:
+        """Remove a checkpoint; a kill on the way leaves no half of it under its name."""
+        if path.exists():
+            leaving = path.replace(path.with_name(f".partial-{path.name}-leaving"))
+            shutil.rmtree(leaving, ignore_errors=True)
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -129,10 +137,9 @@ class CheckpointStore:
         found: list[tuple[Path, dict[str, Any] | None, str]] = []
         for path in self._newest_first():
             try:
-                meta = json.loads((path / _META).read_text())
-                found.append((path, {"config_digest": meta["config_digest"], "progress": meta["progress"], **meta}, ""))
+                found.append((path, _read_meta(path / _META), ""))
             except Exception as error:  # a damaged file can hold anything
-                found.append((path, None, type(error).__name__))
+                found.append((path, None, _short(error)))
         return found
 
     def load_newest(self, recipe: Trained) -> dict[str, Any] | None:
@@ -152,23 +159,22 @@ class CheckpointStore:
                 problems.append(f"{path.name} ({problem})")
                 continue
             if meta["config_digest"] != self.config_digest:
-                raise ModelError(
+                message = (
                     f"{path}: was written by a run with another config or other data; name a new --out directory, "
-                    "or pass --restart to train from scratch here"
                 )
+                raise known(ModelError(f"{message}or pass --restart to train from scratch here"))
             try:
                 on_first(partial(check_files, path / "state", meta.get("sha256", {})))
                 with on_every(str(path)):
                     self._restore(path, recipe, meta)
             except Exception as error:  # a damaged checkpoint can fail anywhere inside the readers
-                problems.append(f"{path.name} ({type(error).__name__})")
+                problems.append(f"{path.name} ({_short(error)})")
                 continue
+            self.passed_over = f"; cannot be read: {', '.join(problems)}" if problems else ""
             return dict(meta["progress"])
         if problems:
-            raise ModelError(
-                f"{self.directory}: no checkpoint can be read: {', '.join(problems)}; "
-                "pass --restart to train from scratch here"
-            )
+            message = f"{self.directory}: no checkpoint can be read: {', '.join(problems)}; "
+            raise known(ModelError(f"{message}pass --restart to train from scratch here"))
         return None
 
     def _restore(self, path: Path, recipe: Trained, meta: dict[str, Any]) -> None:
@@ -192,6 +198,19 @@ class CheckpointStore:
     def clear(self) -> None:
         """Forget every checkpoint."""
         on_first(lambda: shutil.rmtree(self.directory, ignore_errors=True))
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    meta = json.loads(path.read_text())
+    if meta["format"] not in (1, _FORMAT):
+        raise ModelError(f"has format {meta['format']}, this program reads {_FORMAT}")
+    if meta["format"] == _FORMAT and meta.pop("digest") != digest(meta):
+        raise ModelError(f"{_META} was changed")
+    return {"config_digest": meta["config_digest"], "progress": meta["progress"], **meta}
+
+
+def _short(error: Exception) -> str:
+    return str(error).splitlines()[0] if isinstance(error, ModelError) else type(error).__name__
 
 
 def _state(recipe: Trained) -> dict[str, Any]:

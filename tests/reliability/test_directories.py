@@ -24,10 +24,7 @@ class Case:
 
 
 def prepare(out: Path, version: int) -> str:
-    table = out.parent / f"table-{version}.csv"
-    if not table.exists():
-        cases.write_table(table, rows=200, seed=version)
-    return cases.prepare(cases.run_config(table), out)
+    return cases.prepare(cases.run_config(out.parents[1] / f"table-{version}.csv"), out)
 
 
 CASES = {
@@ -41,8 +38,10 @@ def survives(name: str, folder: Path, killed_by: Iterable[faults.Fault], *, expe
     """Write version 2 over version 1 under each fault; then one of them is there, and the next write ends well."""
     case = CASES[name]
     versions = []
+    folder.mkdir(exist_ok=True)
+    write_tables(folder)
     for version in (1, 2):
-        (folder / f"whole-{version}").mkdir(parents=True)
+        (folder / f"whole-{version}").mkdir()
         written = faults.run(case.write, folder / f"whole-{version}" / "out", version)
         assert not written.crash, written.crash
         versions.append(case.open(folder / f"whole-{version}" / "out"))
@@ -57,27 +56,48 @@ def survives(name: str, folder: Path, killed_by: Iterable[faults.Fault], *, expe
         again = faults.run(case.write, trial / "out", 2)
         assert not again.crash + again.sentence, f"{fault}: {again}"
         assert case.open(trial / "out") == versions[1], fault
-        left = {path.name for path in trial.iterdir()} - {"table-1.csv", "table-2.csv"}
-        assert left == {"out"}, f"{fault} left {left}"
+        assert [path.name for path in trial.iterdir()] == ["out"], fault
+
+
+def write_tables(folder: Path) -> None:
+    for version in (1, 2):
+        cases.write_table(folder / f"table-{version}.csv", rows=200, seed=version)
 
 
 def changes_of(name: str, folder: Path) -> int:
     """Changes to the file system that writing version 2 over version 1 makes."""
-    folder.mkdir()
-    faults.run(CASES[name].write, folder / "out", 1)
-    return faults.run(CASES[name].write, folder / "out", 2).changes
+    (folder / "count").mkdir()
+    write_tables(folder)
+    faults.run(CASES[name].write, folder / "count" / "out", 1)
+    return faults.run(CASES[name].write, folder / "count" / "out", 2).changes
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_killed_in_the_last_moments_of_a_write(name: str, tmp_path: Path) -> None:
-    changes = changes_of(name, tmp_path / "count")
-    survives(name, tmp_path, [faults.KillAt(change) for change in range(max(1, changes - 9), changes + 1, 2)])
+    changes = changes_of(name, tmp_path)
+    survives(name, tmp_path, [faults.KillAt(change) for change in range(changes - 6, changes + 1, 3)])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_room(name: str, tmp_path: Path) -> None:
+    """One sentence, and what was there stays as it was."""
+    case, out = CASES[name], tmp_path / "here" / "out"
+    write_tables(tmp_path)
+    out.parent.mkdir()
+    faults.run(case.write, out, 1)
+    before = faults.files(tmp_path)
+    largest = max(len(data) for path, data in before.items() if path.startswith("here"))
+    for size in (10, largest // 2):
+        found = faults.run(case.write, out, 2, fault=faults.FileLimit(size))
+        assert "out: cannot be written" in found.sentence, f"{size}: {found}"
+        assert "File too large" in found.sentence
+        assert faults.files(tmp_path) == before
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
 def test_killed_anywhere(name: str, tmp_path: Path) -> None:
-    changes = changes_of(name, tmp_path / "count")
+    changes = changes_of(name, tmp_path)
     survives(name, tmp_path / "each", [faults.KillAt(change) for change in range(1, changes + 1)])
     unbroken = faults.Outcome(changes=changes, seconds=0.3)
     survives(name, tmp_path / "any", faults.draw(unbroken, 50, seed=1, sizes=(10, 3000)), expect_kills=False)

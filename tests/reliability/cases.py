@@ -141,3 +141,45 @@ def open_prepared(out: Path) -> list[str]:
     prepared = Prepared.open(out)
     prepared.verify()
     return [shard.sha256 for split in prepared.manifest.splits.values() for shard in split.shards]
+
+
+def lum_config(ratings: Path) -> dict[str, Any]:
+    """A small pre-training run."""
+    return {
+        "dataset": {"type": "movielens", "path": str(ratings)},
+        "encoder": {"type": "lum", "hidden": 16, "num_heads": 2, "num_layers": 1},
+        "embedding_dim": 16,
+        "max_length": 32,
+        "train": {
+            "epochs": 2,
+            "max_events": 128,
+            "lr": 0.01,
+            "warmup_steps": 2,
+            "threads": 1,
+            "device": "cpu",
+            "checkpoint_every": 2,
+            "peak_flops": 1e11,
+        },
+    }
+
+
+def pretrain(config: dict[str, Any], out: Path) -> dict[str, Any]:
+    """``genrec lum pretrain``: its test metrics, and what it said."""
+    from genrec_plugins.lum.config import parse_lum
+    from genrec_plugins.lum.run import LumRun, pretrain
+
+    said = Listening()
+    report = pretrain(parse_lum(config), out, said)
+    return {"test": report["test"], "digest": LumRun.open(out).digest, "said": said.lines}
+
+
+def bench(config: dict[str, Any], out: Path) -> list[dict[str, float]]:
+    """``genrec scale`` over two widths: the metrics of its cells."""
+    from genrec_plugins.scaling.ranker import RankerSubject
+    from genrec_plugins.scaling.sweep import Axis, run_sweep
+    from genrec_registry import parse_yaml
+
+    subject = RankerSubject(source=parse_yaml(json.dumps(config)), overrides={}, prepared_root=out / "prepared")
+    axes = [Axis.parse("model.embedding_dim=4,8,16")]
+    (swept,) = run_sweep(subject, axes, [1], out / "sweep", draws=10)
+    return [point.measured.metrics for point in swept.points]

@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-import torch
-from torch import nn
-
 from genrec_adapters.loader import BatchLoader
 from genrec_adapters.prepared import Prepared
 from genrec_plugins.config import RunConfig
 from genrec_plugins.models import build_dlrm
 from genrec_plugins.profiling.flops import forward_flops, forward_operators
+from genrec_plugins.training.checkpoints import load_plain_weights
+from genrec_plugins.training.evaluation import predict
 from genrec_plugins.training.metrics import calibration_curve, evaluate_predictions
 from genrec_plugins.training.reporter import Reporter
-from genrec_plugins.training.trainer import Trainer, predict
+from genrec_plugins.training.trainer import Trainer
 from genrec_registry import Registry
 
 
@@ -109,19 +108,6 @@ def run_cell(
         calibration=[[float(p), float(o)] for p, o in zip(predicted, observed, strict=True)],
         pair_table=_pair_table(trainer.model),
     )
-
-
-def load_plain_weights(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
-    """Put weights named as the bare DLRM names them into a (wrapped) ``DLRMTrain`` on one rank, in place.
-
-    Args:
-        model: ``DLRMTrain``, or DMP around it.
-        weights: from :func:`genrec_plugins.training.checkpoints.plain_weights`.
-    """
-    with torch.no_grad():
-        for name, value in model.state_dict().items():
-            target = value.local_shards()[0].tensor if hasattr(value, "local_shards") else value
-            target.copy_(weights[name.removeprefix("model.")])
 
 
 @dataclass(frozen=True, kw_only=True)

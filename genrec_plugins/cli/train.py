@@ -27,6 +27,10 @@ def train(
         list[str] | None, typer.Option("--set", help="KEY=VALUE over the file, as model.interaction=dcn.")
     ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Forget the checkpoints in --out.")] = False,
+    nproc: Annotated[int, typer.Option("--nproc", min=1, help="Processes to train in, on this machine.")] = 1,
+    max_restarts: Annotated[
+        int, typer.Option("--max-restarts", min=0, help="With --nproc: how often a dead process is made good.")
+    ] = 3,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     json_: AsJson = False,
 ) -> None:
@@ -37,22 +41,26 @@ def train(
         genrec train run.yaml
 
         genrec train run.yaml --out runs/dcn --set model.interaction=dcn --set train.epochs=2
-    """
-    from genrec_plugins.cli.logs import load_torchrec
-    from genrec_plugins.cli.table import print_json
-    from genrec_plugins.config import load_run, parse_overrides
-    from genrec_plugins.training.reporter import Console, Quiet
-    from genrec_plugins.training.run import prepare_run, train_run
 
-    run = load_run(run_file, parse_overrides(set_))
-    load_torchrec()
+        genrec train run.yaml --nproc 4
+
+        torchrun --nproc-per-node 4 -m genrec_plugins.cli train run.yaml
+    """
+    from genrec_plugins.cli.ranks import TrainTask, launch_ranks, run_rank, run_task
+    from genrec_plugins.cli.table import print_json
+    from genrec_plugins.training.launch import launched
+
+    overrides = tuple(set_ or ())
     directory = out or Path("runs") / run_file.stem
-    if quiet:
-        report = train_run(run, directory, prepare_run(run, prepared_dir), Quiet(), restart=restart)
+    task = TrainTask(run_file, directory, prepared_dir, overrides, restart, quiet)
+    if nproc > 1:
+        report = launch_ranks(task, nproc, max_restarts)
+    elif launched():
+        report = run_rank(task)
     else:
-        with Console() as console:
-            prepared = prepare_run(run, prepared_dir, reporter=console)
-            report = train_run(run, directory, prepared, console, restart=restart)
+        report = run_task(task)
+    if report is None:  # another process tells it
+        return
     if json_:
         print_json(report)
         return

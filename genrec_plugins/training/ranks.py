@@ -17,17 +17,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from genrec_plugins.training.launch import launched
 from genrec_registry import GenrecError, ModelError
 
 T = TypeVar("T")
+E = TypeVar("E", bound=Exception)
 
-_LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _FOREVER = timedelta(days=365)
-
-
-def launched() -> bool:
-    """Whether torchrun (or another launcher with its environment) started this process as one of a group."""
-    return all(name in os.environ for name in _LAUNCHED)
 
 
 def rank() -> int:
@@ -85,11 +81,11 @@ def on_every(what: str) -> Iterator[None]:
     told: list[tuple[type[GenrecError], str] | None] = [None] * world_size()
     dist.all_gather_object(told, _telling(mine))
     if mine is not None:
-        raise _known(mine)
+        raise known(mine)
     for other, problem in enumerate(told):
         if problem is not None:
             kind, message = problem
-            raise _known(kind(f"{what}, process {other} of {world_size()}: {message}"))
+            raise known(kind(f"{what}, process {other} of {world_size()}: {message}"))
 
 
 def on_first(action: Callable[[], T]) -> T:
@@ -113,17 +109,12 @@ def on_first(action: Callable[[], T]) -> T:
     _wait_for_first()
     dist.broadcast_object_list(told, src=0)
     if mine is not None:
-        raise _known(mine)
+        raise known(mine)
     if told[0] is not None:
         kind, message = told[0]
-        raise _known(kind(message))
+        raise known(kind(message))
     result: T = told[1]
     return result
-
-
-def is_known(error: BaseException) -> bool:
-    """Whether every rank was told of an error, so that one of them telling the user is enough."""
-    return getattr(error, "known_to_all_ranks", False)
 
 
 def total(value: torch.Tensor) -> torch.Tensor:
@@ -163,6 +154,7 @@ def _telling(error: Exception | None) -> tuple[type[GenrecError], str] | None:
     return ModelError, f"{type(error).__name__}: {error}"
 
 
-def _known(error: Exception) -> Exception:
+def known(error: E) -> E:
+    """Mark an error that every rank raises, so that one of them tells the user and no restart is tried."""
     error.known_to_all_ranks = True  # type: ignore[attr-defined]
     return error

@@ -129,7 +129,8 @@ class TrainedRun:
 
     def predict(self, split: Split) -> Arrays:
         """Labels and probabilities of a split in row order, ``[N]`` each."""
-        from genrec_plugins.training.trainer import pick_device, predict
+        from genrec_plugins.training.evaluation import predict
+        from genrec_plugins.training.trainer import pick_device
 
         settings = self.run.config.train
         return predict(self.model(), self.prepared, split, settings, pick_device(settings.device))
@@ -145,7 +146,8 @@ class TrainedRun:
             DataError: the file or one of its rows is bad.
         """
         from genrec_adapters.raw import raw_batches
-        from genrec_plugins.training.trainer import pick_device, score
+        from genrec_plugins.training.evaluation import score
+        from genrec_plugins.training.trainer import pick_device
 
         settings = self.run.config.train
         config = self.run.config.dataset.model_dump(exclude_none=True)
@@ -176,15 +178,17 @@ def train_run(
         restart: forget earlier checkpoints.
 
     Returns:
-        What ``metrics.json`` holds: best epoch, validation and test metrics, history, training speed.
+        What ``metrics.json`` holds: best epoch, validation and test metrics, history, training speed. With several
+        ranks, the same on each.
     """
-    from genrec_plugins.training.trainer import Trainer, pick_device, predict
+    from genrec_plugins.training.launch import launched
+    from genrec_plugins.training.ranks import ensure_process_group, on_first
+    from genrec_plugins.training.trainer import Trainer, pick_device
 
     directory = Path(directory)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{directory}: cannot be made ({error.strerror}); name another --out directory") from error
+    if launched():
+        ensure_process_group(pick_device(run.config.train.device))
+    on_first(lambda: _make(directory))
     trainer = Trainer(run.config, prepared, run.registry, directory, reporter, restart=restart)
     facts = {
         "config": run.config.model_dump(mode="json"),
@@ -194,7 +198,7 @@ def train_run(
         "tokens": list(trainer.model.token_names),
         "warm_start": trainer.warm_start.as_dict() if trainer.warm_start else None,
     }
-    _write(directory / _RUN, facts)
+    on_first(lambda: _write(directory / _RUN, facts))
     result = trainer.fit()
     report: dict[str, Any] = {
         "best_epoch": result.best_epoch,
@@ -206,11 +210,17 @@ def train_run(
     }
     if prepared.rows("test"):
         trained = TrainedRun(directory=directory, run=run, prepared=prepared)
-        settings = run.config.train
-        labels, probabilities = predict(trained.model(), prepared, "test", settings, pick_device(settings.device))
-        report["test"] = evaluate_predictions(labels, probabilities).as_dict()
-    _write(directory / _METRICS, report)
-    return report
+        alone = trainer.ranks == 1  # one process scores as 'genrec evaluate' will, with the model as it is served
+        report["test"] = (trained.evaluate("test") if alone else trainer.evaluate_best("test")).as_dict()
+    on_first(lambda: _write(directory / _METRICS, report))
+    return on_first(lambda: report)
+
+
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{directory}: cannot be made ({error.strerror}); name another --out directory") from error
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:

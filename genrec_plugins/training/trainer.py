@@ -3,32 +3,45 @@
 from __future__ import annotations
 
 import math
+import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torchrec.datasets.utils import Batch
-from torchrec.models.dlrm import DLRMTrain
 
 from genrec_adapters.loader import BatchLoader
 from genrec_adapters.prepared import Prepared
 from genrec_plugins.config import RunConfig
 from genrec_plugins.files import written_aside
 from genrec_plugins.models import FieldDLRM, build_dlrm
-from genrec_plugins.training.checkpoints import CheckpointStore, plain_weights
+from genrec_plugins.training.checkpoints import CheckpointStore, load_plain_weights, plain_weights
+from genrec_plugins.training.evaluation import evaluate_split
+from genrec_plugins.training.launch import launched
 from genrec_plugins.training.memory import keep_freed_memory
-from genrec_plugins.training.metrics import Metrics, evaluate_predictions
+from genrec_plugins.training.metrics import Metrics
 from genrec_plugins.training.optimizers import Recipe, make_recipe
+from genrec_plugins.training.ranks import (
+    ensure_process_group,
+    known,
+    on_every,
+    on_first,
+    rank,
+    seed_rank,
+    total,
+    world_size,
+)
 from genrec_plugins.training.reporter import Quiet, Reporter
 from genrec_plugins.training.settings import BarsTraining, TorchRecTraining
+from genrec_plugins.training.steps import ShareTrain, make_steps
 from genrec_plugins.training.warm_start import WarmStartReport, warm_start
 from genrec_registry import ConfigError, ModelError, Registry, Split, digest
+
+_BEST = "model.safetensors"
 
 
 @dataclass(kw_only=True)
@@ -38,7 +51,7 @@ class TrainResult:
     Args:
         history: one entry an evaluation: epoch, step, validation metrics, mean training loss, seconds so far.
         best_epoch: the epoch whose weights were kept.
-        weights: the best weights under the bare DLRM's names.
+        weights: the best weights under the bare DLRM's names; on rank 0 alone.
         train_seconds: seconds in training steps, without evaluation.
         train_rows: rows trained on.
     """
@@ -51,24 +64,31 @@ class TrainResult:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of the ``train`` section.
+    """The device of the ``train`` section; for a process that torchrun started, the GPU of its own.
 
     Raises:
         ConfigError: CUDA was asked for and is not there, or the name is unknown.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"train.device is '{name}'; expected auto, cpu or cuda") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError("train.device is 'cuda' but torch finds no GPU; write auto or cpu")
+    if device.type == "cuda" and device.index is None and launched():
+        index = int(os.environ.get("LOCAL_RANK", "0"))
+        if index >= torch.cuda.device_count():
+            raise ConfigError(f"there are {torch.cuda.device_count()} GPUs for more processes; start one a GPU")
+        return torch.device("cuda", index)
     return device
 
 
 class Trainer:
-    """Trains one model on prepared rows.
+    """Trains one model on prepared rows, alone or as one of the ranks of a process group.
+
+    Ranks share every batch, so that their number does not change what is learned.
 
     Args:
         config: the run.
@@ -97,22 +117,41 @@ class Trainer:
         self.settings = settings
         self.prepared = prepared
         self.directory = directory
-        self.reporter = reporter or Quiet()
         self.device = pick_device(settings.device)
-        torch.manual_seed(config.seed)
-        self.model: FieldDLRM = build_dlrm(config.model, prepared.fields, registry)
+        if launched():
+            ensure_process_group(self.device)
+        self.ranks = world_size()
+        self.reporter = reporter if reporter and rank() == 0 else Quiet()
         self.warm_start: WarmStartReport | None = None
-        if settings.warm_start is not None:
-            self.warm_start = warm_start(self.model, settings.warm_start, prepared, registry)
-            self.reporter.message(str(self.warm_start))
-        self.recipe: Recipe = make_recipe(DLRMTrain(self.model), settings, self.device)
-        self.loader = BatchLoader(prepared, "train", settings.batch_size, shuffle=True, seed=config.seed)
-        self.steps_per_epoch = len(self.loader)
-        if self.steps_per_epoch == 0:
-            raise ConfigError("the train split has no rows; change 'split' or the dataset")
+        torch.manual_seed(config.seed)
+        with on_every("building the model"):
+            self.loader = BatchLoader(
+                prepared,
+                "train",
+                settings.batch_size,
+                shuffle=True,
+                seed=config.seed,
+                rank=rank(),
+                world_size=self.ranks,
+                cut=True,
+            )
+            self.steps_per_epoch = len(self.loader)
+            if self.steps_per_epoch == 0:
+                raise ConfigError("the train split has no rows; change 'split' or the dataset")
+            self.model: FieldDLRM = build_dlrm(config.model, prepared.fields, registry)
+            if settings.warm_start is not None:
+                self.warm_start = warm_start(self.model, settings.warm_start, prepared, registry)
+                self.reporter.message(str(self.warm_start))
+        self._train = ShareTrain(self.model)
+        self.recipe: Recipe = make_recipe(self._train, settings, self.device)
+        self._steps = make_steps(self.recipe, self.device, settings.amp == "bf16")
+        if self.ranks > 1:
+            seed_rank(config.seed)
         self.store: CheckpointStore | None = None
         if directory is not None:
-            made_of = {"run": config.model_dump(mode="json"), "data": prepared.identity}
+            # the layout of the tables may change: checkpoints can be laid out anew
+            made_of: dict[str, Any] = {"run": config.model_dump(mode="json", exclude={"train": {"sharding"}})}
+            made_of["data"] = prepared.identity
             if self.warm_start is not None:
                 made_of["warm_start"] = self.warm_start.digest
             identity = digest(made_of)
@@ -132,11 +171,13 @@ class Trainer:
         progress: dict[str, Any] = {"step": 0, "rows": 0, "seconds": 0.0, "loss_sum": 0.0, "train_loss": math.nan}
         progress |= {"stale": 0, "best": None, "history": [], "stop": False}
         restored = self.store.load_newest(self.recipe) if self.store else None
-        if restored is not None:
+        if self.store and restored is not None:
             progress = restored
-            self.reporter.message(f"going on from step {progress['step']}")
-            result.weights = self._load_best()
-        writer = SummaryWriter(str(self.directory / "tensorboard")) if self.directory else None
+            self.reporter.message(f"going on from step {progress['step']}{self.store.passed_over}")
+            if progress["best"] is not None:
+                with on_every("reading the best weights"):
+                    result.weights = self._load_best() if rank() == 0 else {}
+        writer = SummaryWriter(str(self.directory / "tensorboard")) if self.directory and rank() == 0 else None
         try:
             while not progress["stop"] and progress["step"] < self.settings.epochs * self.steps_per_epoch:
                 self._train_epoch(progress, writer)
@@ -151,40 +192,27 @@ class Trainer:
         return result
 
     def _train_epoch(self, progress: dict[str, Any], writer: Any) -> None:
-        model, optimizer = self.recipe.model, self.recipe.optimizer
-        epoch, done = divmod(progress["step"], self.steps_per_epoch)
-        total = self.settings.epochs * self.steps_per_epoch
+        epoch, first = divmod(progress["step"], self.steps_per_epoch)
+        total_steps = self.settings.epochs * self.steps_per_epoch
         self.loader.set_epoch(epoch)
-        self.loader.skip(done)
-        model.train()
+        batches = iter(self.loader.skip(first))
+        self.recipe.model.train()
         loss_sum = progress["loss_sum"]
         began = time.perf_counter()
-        for host_batch in self.loader:
-            batch = host_batch if self.device.type == "cpu" else host_batch.to(self.device, non_blocking=True)
-            self.recipe.set_progress(progress["step"], total)
-            optimizer.zero_grad()
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.amp == "bf16"):
-                loss, _ = model(batch)
-            penalty = self.recipe.penalty()
-            (loss if penalty is None else loss + penalty).backward()
-            self.recipe.before_step()
-            optimizer.step()
-            value = loss.item()
+        for done in range(first + 1, self.steps_per_epoch + 1):
+            self.recipe.set_progress(progress["step"], total_steps)
+            value = self._step(batches, done - 1)
             if not math.isfinite(value):
-                raise ModelError(
-                    f"epoch {epoch + 1}, step {done + 1}: the loss is {value}; lower the learning rates, "
-                    "or look for extreme values in the dense fields"
-                )
-            done += 1
+                message = f"epoch {epoch + 1}, step {done}: the loss is {value}; lower the learning rates, "
+                raise known(ModelError(f"{message}or look for extreme values in the dense fields"))
+            rows = self.loader.all_rows(done - 1)
             progress["step"] += 1
-            progress["rows"] += batch.labels.numel()
+            progress["rows"] += rows
             loss_sum += value
-            self.reporter.step(
-                epoch=epoch + 1, done=done, total=self.steps_per_epoch, rows=batch.labels.numel(), loss=value
-            )
+            self.reporter.step(epoch=epoch + 1, done=done, total=self.steps_per_epoch, rows=rows, loss=value)
             if writer is not None and progress["step"] % self.settings.log_every == 0:
                 writer.add_scalar("train/loss", value, progress["step"])
-                writer.add_scalar("train/lr", optimizer.param_groups[-1]["lr"], progress["step"])
+                writer.add_scalar("train/lr", self.recipe.optimizer.param_groups[-1]["lr"], progress["step"])
             every = self.settings.checkpoint_every
             if self.store and every and progress["step"] % every == 0 and done < self.steps_per_epoch:
                 now = time.perf_counter()
@@ -192,9 +220,18 @@ class Trainer:
                 progress["loss_sum"] = loss_sum
                 self.store.save(self.recipe, progress)
                 began = time.perf_counter()
+        self._steps.pause()
         progress["seconds"] += time.perf_counter() - began
         progress["loss_sum"] = 0.0
         progress["train_loss"] = loss_sum / self.steps_per_epoch
+
+    def _step(self, batches: Iterator[Batch], index: int) -> float:
+        """Train on batch ``index`` of the epoch; its mean loss over the rows of all ranks."""
+        if self.ranks == 1:
+            return self._steps(batches).item()
+        own, rows = self.loader.own_rows(index), self.loader.all_rows(index)
+        self._train.weight = None if own * self.ranks == rows else own * self.ranks / rows
+        return total(self._steps(batches).double() * (own / rows)).item()
 
     def _evaluate_epoch(self, progress: dict[str, Any], result: TrainResult, writer: Any) -> None:
         epoch = progress["step"] // self.steps_per_epoch
@@ -231,77 +268,36 @@ class Trainer:
     def _validation(self) -> Metrics | None:
         if not self.prepared.rows("valid"):
             return None
-        labels, probabilities = predict(self.recipe.model, self.prepared, "valid", self.settings, self.device)
-        return evaluate_predictions(labels, probabilities)
+        return evaluate_split(self.recipe.model, self.prepared, "valid", self.settings, self.device)
+
+    def evaluate_best(self, split: Split) -> Metrics:
+        """Exact metrics of the best weights in the run directory, which become the model's, on a split."""
+        assert self.directory is not None
+        with on_every("reading the best weights"):
+            load_plain_weights(self.recipe.model, self.directory / _BEST)
+        return evaluate_split(self.recipe.model, self.prepared, split, self.settings, self.device)
 
     def _save_best(self, weights: dict[str, Tensor]) -> None:
-        if self.directory is None:
-            return
+        if self.directory is not None:
+            on_first(lambda: self._write_best(weights))
+
+    def _write_best(self, weights: dict[str, Tensor]) -> None:
         from safetensors.torch import save_file
 
-        with written_aside(self.directory / "model.safetensors") as partial:
+        assert self.directory is not None
+        with written_aside(self.directory / _BEST) as partial:
             save_file(weights, partial)
 
     def _load_best(self) -> dict[str, Tensor]:
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        path = self.directory / "model.safetensors" if self.directory else None
-        return load_file(path) if path and path.exists() else {}
-
-
-def predict(
-    model: nn.Module,
-    prepared: Prepared,
-    split: Split,
-    settings: TorchRecTraining | BarsTraining,
-    device: torch.device,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Labels and probabilities of a whole split, in row order.
-
-    Args:
-        model: ``DLRMTrain`` (wrapped or not).
-        prepared: the rows.
-        split: which split.
-        settings: evaluation batch size and autocast.
-        device: where the model is.
-
-    Returns:
-        ``[N]`` labels and ``[N]`` probabilities.
-    """
-    return score(model, BatchLoader(prepared, split, settings.eval_batch_size), settings, device, name=f"{split} split")
-
-
-@torch.no_grad()
-def score(
-    model: nn.Module,
-    batches: Iterable[Batch],
-    settings: TorchRecTraining | BarsTraining,
-    device: torch.device,
-    *,
-    name: str,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Labels and probabilities of batches, in their order.
-
-    Args:
-        model: ``DLRMTrain`` (wrapped or not).
-        batches: the rows.
-        settings: autocast.
-        device: where the model is.
-        name: of the rows, for messages.
-
-    Raises:
-        ConfigError: there are no rows.
-    """
-    was_training = model.training
-    model.eval()
-    labels, probabilities = [], []
-    for host_batch in batches:
-        batch = host_batch if device.type == "cpu" else host_batch.to(device, non_blocking=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=settings.amp == "bf16"):
-            _, (_, logits, _) = model(batch)
-        probabilities.append(torch.sigmoid(logits.float()).cpu().numpy())
-        labels.append(batch.labels.float().cpu().numpy())
-    model.train(was_training)
-    if not labels:
-        raise ConfigError(f"the {name} has no rows; change 'split' or the dataset")
-    return np.concatenate(labels), np.concatenate(probabilities)
+        assert self.directory is not None
+        path = self.directory / _BEST
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise ModelError(
+                f"{path}: the best weights so far cannot be read ({str(error).splitlines()[0]}); put the file back, or "
+                "pass --restart to train from scratch here"
+            ) from error

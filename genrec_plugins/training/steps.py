@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -35,6 +36,9 @@ class ShareTrain(DLRMTrain):
 class Steps(Protocol):
     """Takes training steps."""
 
+    #: whether a step whose loss is not finite leaves the weights as they were
+    refuses: bool
+
     def __call__(self, batches: Iterator[Batch]) -> Tensor:
         """Train on the next batch; its mean loss, of this rank's rows."""
 
@@ -53,6 +57,8 @@ class PlainSteps:
 
     def __init__(self, recipe: Recipe, device: torch.device, amp: bool) -> None:
         self._recipe, self._device, self._amp = recipe, device, amp
+        # to look at the loss costs nothing there; with more ranks the others would wait in the backward
+        self.refuses = device.type == "cpu" and world_size() == 1
 
     def __call__(self, batches: Iterator[Batch]) -> Tensor:
         """See :class:`Steps`."""
@@ -63,11 +69,13 @@ class PlainSteps:
         recipe.optimizer.zero_grad()
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._amp):
             loss, outputs = recipe.model(batch)
+        mean: Tensor = outputs[0]
+        if self.refuses and not math.isfinite(mean.item()):
+            return mean
         penalty = recipe.penalty()
         (loss if penalty is None else loss + penalty).backward()
         recipe.before_step()
         recipe.optimizer.step()
-        mean: Tensor = outputs[0]
         return mean
 
     def pause(self) -> None:
@@ -82,6 +90,8 @@ class PipelinedSteps:
         device: where to train.
         amp: whether the forward runs in bf16.
     """
+
+    refuses = False
 
     def __init__(self, recipe: Recipe, device: torch.device, amp: bool) -> None:
         model: Any = recipe.model

@@ -21,6 +21,7 @@ from genrec_plugins.files import written_aside
 from genrec_plugins.models import FieldDLRM, build_dlrm
 from genrec_plugins.training.checkpoints import CheckpointStore, load_plain_weights, plain_weights
 from genrec_plugins.training.evaluation import evaluate_split
+from genrec_plugins.training.guards import why_not_finite
 from genrec_plugins.training.launch import launched
 from genrec_plugins.training.memory import keep_freed_memory
 from genrec_plugins.training.metrics import Metrics
@@ -203,8 +204,7 @@ class Trainer:
             self.recipe.set_progress(progress["step"], total_steps)
             value = self._step(batches, done - 1)
             if not math.isfinite(value):
-                message = f"epoch {epoch + 1}, step {done}: the loss is {value}; lower the learning rates, "
-                raise known(ModelError(f"{message}or look for extreme values in the dense fields"))
+                raise known(ModelError(f"epoch {epoch + 1}, step {done}: the loss is {value}; {self._why(done - 1)}"))
             rows = self.loader.all_rows(done - 1)
             progress["step"] += 1
             progress["rows"] += rows
@@ -232,6 +232,12 @@ class Trainer:
         own, rows = self.loader.own_rows(index), self.loader.all_rows(index)
         self._train.weight = None if own * self.ranks == rows else own * self.ranks / rows
         return total(self._steps(batches).double() * (own / rows)).item()
+
+    def _why(self, index: int) -> str:
+        """Why batch ``index`` of the epoch has a loss that is not finite."""
+        batch = next(iter(self.loader.skip(index)))
+        stepped, amp = not self._steps.refuses, self.settings.amp == "bf16"
+        return why_not_finite(self.recipe.model, batch, self.prepared, stepped=stepped, amp=amp)
 
     def _evaluate_epoch(self, progress: dict[str, Any], result: TrainResult, writer: Any) -> None:
         epoch = progress["step"] // self.steps_per_epoch

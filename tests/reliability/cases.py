@@ -183,3 +183,34 @@ def bench(config: dict[str, Any], out: Path) -> list[dict[str, float]]:
     axes = [Axis.parse("model.embedding_dim=4,8,16")]
     (swept,) = run_sweep(subject, axes, [1], out / "sweep", draws=10)
     return [point.measured.metrics for point in swept.points]
+
+
+def change_rows(prepared: Any, folder: Path, column: str, rows: list[int], value: float) -> Any:
+    """The prepared rows with a value in some training rows that no field would give; the manifest goes with it."""
+    import hashlib
+    import shutil
+
+    import pyarrow as pa
+
+    from genrec_adapters.prepared import Prepared
+
+    shutil.copytree(prepared.directory, folder)
+    shard = prepared.manifest.splits["train"].shards[0]
+    path = folder / shard.path
+    table = pa.ipc.open_file(pa.BufferReader(path.read_bytes())).read_all()
+    old = table[column].combine_chunks()
+    wide = pa.types.is_fixed_size_list(old.type)
+    width = old.type.list_size if wide else 1
+    values = (old.flatten() if wide else old).to_numpy(zero_copy_only=False).copy().reshape(len(old), width)
+    values[rows, 0] = value
+    flat = pa.array(values.reshape(-1))
+    new = pa.FixedSizeListArray.from_arrays(flat, width) if wide else flat
+    place = table.schema.get_field_index(column)
+    table = table.set_column(place, column, new.cast(old.type))
+    with pa.ipc.new_file(path, table.schema) as sink:
+        sink.write_table(table)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    entry = manifest["splits"]["train"]["shards"][0]
+    entry |= {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return Prepared.open(folder)

@@ -12,55 +12,10 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from genrec_plugins.interactions.fat_attention import FieldAttention
 from genrec_plugins.interactions.fat_config import FatConfig
 from genrec_plugins.interactions.fat_weights import FieldMeta, FieldWeights, HyperWeights
 from genrec_registry import InteractionContext, ModelError, did_you_mean
-
-
-class FieldAttention(nn.Module):
-    """Field-decomposed attention with pair-wise modulation (paper 3.2).
-
-    ``s(i, j) = (q_i . k_j) / sqrt(d_h) * w[f_i, f_j]``, ``o_i = sum_j softmax_j(s(i, j)) v_j``; heads split d.
-
-    Args:
-        num_fields: F, tokens of a row.
-        config: FAT's options (modulation).
-        width: d.
-
-    Example::
-
-        >>> attention = FieldAttention(num_fields=3, config=FatConfig(num_heads=2), width=4)
-        >>> attention(torch.randn(3, 5, 12)).shape  # q, k, v side by side, field-major
-        torch.Size([3, 5, 4])
-    """
-
-    def __init__(self, num_fields: int, config: FatConfig, width: int) -> None:
-        super().__init__()
-        self.num_fields = num_fields
-        self.num_heads = config.num_heads
-        self.width = width
-        self.mean = 1.0 if config.modulation == "one-plus" else 0.0
-        tables = config.num_heads if config.modulation_per_head else 1
-        self.modulation = (
-            nn.Parameter(torch.empty(tables, num_fields, num_fields)) if config.modulation != "none" else None
-        )
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw the modulation from N(mean, 0.01); 0.01 is the standard deviation."""
-        if self.modulation is not None:
-            nn.init.normal_(self.modulation, mean=self.mean, std=0.01)
-
-    def forward(self, qkv: Tensor) -> Tensor:
-        """Attend over the fields of each row, ``[F, B, 3 d] -> [F, B, d]``."""
-        heads = qkv.unflatten(2, (3, self.num_heads, self.width // self.num_heads))
-        query, key, value = heads.permute(2, 1, 3, 0, 4).unbind(0)  # each [B, H, F, d_h]
-        # The scale goes on the queries: [B, H, F, F] is the largest tensor here, and each pass over it costs.
-        scores = (query * (self.num_heads / self.width) ** 0.5) @ key.transpose(2, 3)
-        if self.modulation is not None:
-            scores = scores * self.modulation
-        mixed = torch.softmax(scores, dim=3) @ value
-        return mixed.permute(2, 0, 1, 3).flatten(2)
 
 
 class FatBlock(nn.Module):

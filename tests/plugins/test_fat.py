@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from genrec_plugins.interactions import fat_attention
 from genrec_plugins.interactions.fat import Fat
+from genrec_plugins.interactions.fat_attention import attend, modulated_attention
 from genrec_plugins.interactions.fat_config import FatConfig
 from genrec_plugins.interactions.fat_weights import FieldMeta, HyperWeights
 from genrec_registry import ConfigError, InteractionContext, ModelError, default_registry, parse_component
@@ -124,6 +126,31 @@ def test_forward_equals_the_formulas(mode: str, residual: str, options: dict) ->
     slow = slow_fat(fat, dense, sparse)
     assert fast.shape == (B, fat.out_features)
     torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("tables", [0, 1, 2])
+@pytest.mark.parametrize("rows_at_a_time", [1, 2, 4, 5])
+def test_attention_in_parts_equals_attention_at_once(tables: int, rows_at_a_time: int) -> None:
+    """5 rows in parts of 1, 2 and 4 (with a rest), and in one; outputs and gradients."""
+    torch.manual_seed(4)
+    found = []
+    qkv = torch.randn(F + 1, B, 3 * D, requires_grad=True)
+    table = torch.randn(tables, F + 1, F + 1, requires_grad=True) if tables else None
+    for scores in (rows_at_a_time * 2 * (F + 1) ** 2, 10**9):
+        output = modulated_attention(qkv, table, 2, scores_at_a_time=scores)
+        inputs = [qkv] if table is None else [qkv, table]
+        found.append([output.detach(), *torch.autograd.grad((output * output.detach().cos()).sum(), inputs)])
+    for part, whole in zip(*found, strict=True):
+        torch.testing.assert_close(part, whole, atol=1e-5, rtol=1e-4)
+
+
+def test_fat_is_computed_in_parts_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    context = InteractionContext(embedding_dim=4, token_names=tuple(f"f{i}" for i in range(40)))
+    fat = Fat(FatConfig(num_heads=2), context)
+    sizes = []
+    monkeypatch.setattr(fat_attention, "attend", lambda qkv, *rest: (sizes.append(qkv.shape[1]), attend(qkv, *rest))[1])
+    fat(torch.randn(150, 4), torch.randn(150, 39, 4))
+    assert sizes == [62, 62, 26]
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ from genrec_plugins.cli import main
 from genrec_plugins.config import RunConfig, load_run, parse_run
 from genrec_plugins.lum.config import LumConfig, load_lum, parse_lum
 from genrec_plugins.synthetic import generate
-from genrec_plugins.tokenizers.fit_config import parse_tokenize
+from genrec_plugins.tokenizers.fit_config import load_tokenize, parse_tokenize
 from genrec_registry import Registry, parse_yaml, read_yaml
 from tests.plugins.item_cases import write_index, write_map
 from tests.plugins.lum_cases import write_lists, write_ratings
@@ -233,7 +233,10 @@ def test_yaml_blocks_are_run_configs(block, monkeypatch):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").rglob("*.yaml")), ids=lambda path: path.name)
 def test_example_run_files_validate(path):
-    if is_pretraining(read_yaml(path).data):
+    data = read_yaml(path).data
+    if "tokenizer" in data:
+        load_tokenize(path)
+    elif is_pretraining(data):
         load_lum(path)
     else:
         load_run(path)

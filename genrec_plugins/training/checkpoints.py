@@ -274,7 +274,7 @@ def _gathered(table: ShardedTensor) -> Tensor:
     """All shards of a table on rank 0, one after the other; what the others get is nothing."""
     mine = {tuple(shard.metadata.shard_offsets): shard.tensor.detach() for shard in table.local_shards()}
     properties = table.metadata().tensor_properties
-    whole = torch.empty(table.size() if rank() == 0 else 0, dtype=properties.dtype)
+    whole = torch.empty(table.metadata().size if rank() == 0 else 0, dtype=properties.dtype)
     for shard in table.metadata().shards_metadata:
         part = mine.get(tuple(shard.shard_offsets))
         if rank() != 0:

@@ -12,6 +12,7 @@ from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torchrec.models.dlrm import DLRMTrain
 
 from genrec_plugins.models import FieldDLRM
+from genrec_plugins.training.checkpoints import load_plain_weights
 from genrec_plugins.training.ranks import total, world_size
 from genrec_plugins.training.settings import BarsTraining, TorchRecTraining
 
@@ -86,9 +87,14 @@ class TorchRecRecipe:
         dense_arguments: dict[str, Any] = {}
         if config.dense_optimizer == "adamw":
             dense_arguments["weight_decay"] = config.weight_decay
+        built = train.state_dict()
         self.model = DistributedModelParallel(
             train, env=sharding.env, device=device, plan=sharding.plan, sharders=sharding.sharders
         )
+        if not any(value.is_meta for value in built.values()):
+            # A sharded EmbeddingBagCollection draws its tables anew: what was loaded would be lost, and what is
+            # learned would depend on the number of ranks.
+            load_plain_weights(self.model, {name.removeprefix("model."): value for name, value in built.items()})
         rates = {
             "inter_arch.": config.interaction_lr or config.dense_lr,
             "behaviour_arch.": config.encoder_lr or config.dense_lr,

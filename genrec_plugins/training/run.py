@@ -97,12 +97,18 @@ class TrainedRun:
         directory = Path(directory)
         try:
             facts = json.loads((directory / _RUN).read_text())
-            config, prepared = facts["config"], facts["prepared"]
-        except (OSError, ValueError, KeyError) as error:
+            config, prepared, identity = facts["config"], Path(facts["prepared"]), facts.get("identity")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{directory}: is not a run directory (run.json: {error}); name the --out of 'genrec train'"
             ) from error
-        return cls(directory=directory, run=parse_run(config), prepared=Prepared.open(prepared))
+        rows = Prepared.open(prepared)
+        if identity is not None and rows.identity != identity:
+            raise DataError(
+                f"{prepared}: was prepared anew since this run was trained, so that its ids may mean other values; "
+                f"run 'genrec train --restart' again, or restore it ({directory / _RUN} has the run)"
+            )
+        return cls(directory=directory, run=parse_run(config), prepared=rows)
 
     def model(self) -> Any:
         """The trained model, a ``DLRMTrain`` in eval mode on the run's device.
@@ -193,6 +199,7 @@ def train_run(
     facts = {
         "config": run.config.model_dump(mode="json"),
         "prepared": str(prepared.directory.resolve()),
+        "identity": prepared.identity,
         "versions": {name: metadata.version(name) for name in ("genrec-plugins", "torch", "torchrec")},
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
         "tokens": list(trainer.model.token_names),

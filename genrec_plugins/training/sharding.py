@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from fbgemm_gpu.split_table_batched_embeddings_ops_common import BoundsCheckMode
 from torch import nn
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
@@ -143,7 +144,13 @@ def _constraints(table: BaseEmbeddingConfig, asked: TableSharding, device: torch
         )
     kernels = [kind for kind in ("dense", asked.kernel) if kind != "dense" or "data_parallel" in asked.types]
     columns = min(asked.columns, table.embedding_dim) if asked.columns is not None else None
-    return ParameterConstraints(sharding_types=list(asked.types), compute_kernels=kernels, min_partition=columns)
+    return ParameterConstraints(
+        sharding_types=list(asked.types),
+        compute_kernels=kernels,
+        min_partition=columns,
+        # FBGEMM's default maps an id beyond the table to row 0 and goes on; the check itself runs either way
+        bounds_check_mode=BoundsCheckMode.FATAL,
+    )
 
 
 def _topology(device: torch.device, config: ShardingConfig) -> Topology:

@@ -83,6 +83,31 @@ def test_rows_count_from_one_in_every_block_and_without_the_header(
     assert found["x"].to_list() == [str(i) for i in range(1, 50) if i not in (3, 41)]
 
 
+@pytest.mark.parametrize("columns", [None, ["a"]])
+@pytest.mark.parametrize("lines", ["1,2\n1,2,3,4", "1,2,3,4\n1,2", "1,2,3,4,5\n"])
+def test_a_line_too_long_does_not_make_up_for_one_too_short(
+    tmp_path: Path, lines: str, columns: list[str] | None
+) -> None:
+    """The sum of the separators is right."""
+    path = tmp_path / "t.csv"
+    path.write_text(f"y,a,b\n1,2,3\n{lines}\n0,4,5\n")
+    policy = ErrorPolicy(on_error="skip")
+    found = scan_all(dataset("csv", path=str(path), label="y", columns=columns), policy)
+    assert found.select("y", "a").rows() == [(1, "2"), (0, "4")]
+    assert [example.split(", ")[1] for example in policy.examples] == ["row 2", "row 3"]
+
+
+@pytest.mark.parametrize("long", [9, 40, 200])
+def test_lines_longer_than_pieces_and_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, long: int) -> None:
+    monkeypatch.setattr(blocks, "_READ_BYTES", 16)
+    lines = [b"a" * (long if index % 3 else 2) for index in range(20)]
+    (tmp_path / "t.txt").write_bytes(b"\n".join(lines))
+    for size in (1, 16, 50, 1000):
+        found = list(blocks.read_blocks(str(tmp_path / "t.txt"), size))
+        assert b"".join(found) == b"\n".join(lines) + b"\n"
+        assert all(block.endswith(b"\n") for block in found)
+
+
 def test_open_quote_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text('y,x\n1,"a\nb"\n0,c\n')

@@ -23,12 +23,14 @@ from genrec_adapters.field_types.configs import (
 )
 from genrec_adapters.field_types.hashing import hash_texts
 from genrec_adapters.field_types.id_lists import MultiHot, Sequence
+from genrec_adapters.field_types.short_texts import count_short_texts, short_texts
 from genrec_adapters.field_types.text_hash import TextHash
 from genrec_registry import ConfigError, default_registry, parse_component
 
 few = settings(max_examples=60, deadline=None)
 texts = st.lists(
-    st.one_of(st.none(), st.sampled_from(["", "a", "b", "ab", "é", "z\x00"]), st.text(max_size=4)), max_size=40
+    st.one_of(st.none(), st.sampled_from(["", "a", "b", "ab", "é", "z\x00", "nine long"]), st.text(max_size=4)),
+    max_size=40,
 )
 cuts = st.lists(st.integers(0, 40), max_size=5)
 
@@ -108,13 +110,26 @@ def test_ids_do_not_wrap_where_the_enum_gets_a_wider_type(size: int) -> None:
     assert ids.end == size + 2
 
 
-def test_counts_are_merged_when_many_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vocabulary, "_PENDING_ROWS", 3)
-    counter, values = vocabulary.ValueCounter(), [str(n * n % 17) for n in range(200)]
+@pytest.mark.parametrize("prefix", ["", "a long text "])
+def test_counts_are_merged_when_many_wait(monkeypatch: pytest.MonkeyPatch, prefix: str) -> None:
+    monkeypatch.setattr(vocabulary, "_WAITING_ROWS", 3)
+    counter, values = vocabulary.ValueCounter(), [prefix + str(n * n % 17) for n in range(200)]
     for start in range(0, 200, 7):
         counter.add(pl.Series(values[start : start + 7]))
-    assert counter._pending_rows <= max(3, counter._merged.height)
+        assert counter._short.waiting + counter._waiting_rows <= 9, "no more wait than there are values"
     assert dict(counter.counts().iter_rows()) == dict(Counter(values))
+
+
+@few
+@given(st.lists(st.one_of(st.text(max_size=8), st.text("a\0", max_size=9), st.sampled_from(["05db9164", "é"]))))
+def test_short_texts_are_counted_as_in_a_loop_or_not_at_all(values: list[str]) -> None:
+    for series in (pl.Series(values, dtype=pl.String), pl.Series([*values, *values, "xyz"])[len(values) : -1]):
+        counted = count_short_texts(series)
+        fit_for_it = all(len(value.encode()) <= 8 and not value.endswith("\0") for value in values)
+        assert (counted is not None) == fit_for_it
+        if counted is not None:
+            keys, counts = counted
+            assert dict(zip(short_texts(keys).to_list(), counts.tolist(), strict=True)) == dict(Counter(values))
 
 
 @few

@@ -1,7 +1,7 @@
 """Delimited text to chunks: a vectorised path for sound blocks, a careful one that finds the bad rows of the others.
 
-A block of lines is checked in bulk: the separators of each line are counted with numpy on the raw bytes, polars parses
-and casts, the label is compared with 0 and 1. Only where a check fails is the block looked at again, first line by line
+A block of lines is checked in bulk: separators are counted with numpy on the raw bytes, polars parses and casts, the
+label is compared with 0 and 1. Only where a check fails is the block looked at again, first line by line
 (structure), then column by column (values), to say which row and column is at fault.
 """
 
@@ -15,7 +15,7 @@ from typing import NoReturn
 import numpy as np
 import polars as pl
 
-from genrec_adapters.datasets.blocks import StreamFault, read_blocks
+from genrec_adapters.datasets.blocks import StreamFault, count_byte, count_lines, read_blocks
 from genrec_registry.contracts import ErrorPolicy
 from genrec_registry.errors import DataError, did_you_mean
 
@@ -90,7 +90,7 @@ def scan_text(
                     head, _, block = block.partition(b"\n")
                     names = read_header(head, path, layout)
                 parser = _BlockParser(path, names, layout, policy)
-            count = block.count(b"\n")
+            count = count_lines(block)
             first, last = max(start - row, 0), count if stop is None else min(stop - row, count)
             if first < last:
                 if first or last < count:
@@ -117,7 +117,7 @@ def count_rows(path: str) -> int:
     rows = 0
     try:
         for block in read_blocks(path):
-            rows += block.count(b"\n")
+            rows += count_lines(block)
     except StreamFault as fault:
         raise DataError(f"{path}: {fault} after row {rows}, expected a complete file; download it again") from fault
     return rows
@@ -185,6 +185,10 @@ class _BlockParser:
     def _is_regular(self, block: bytes) -> bool:
         """Whether every line has the right number of separators."""
         per_line = len(self.names) - 1
+        if per_line and len(self.kept) == len(self.names):
+            # Polars refuses a line with too many separators, but only if it reads all columns; then the sum tells
+            # whether one has too few.
+            return count_byte(block, self.separator[0]) == per_line * count_lines(block)
         data = np.frombuffer(block, dtype=np.uint8)
         ends = np.flatnonzero(data == 10)
         marks = np.flatnonzero(data == self.separator[0])
@@ -205,7 +209,8 @@ class _BlockParser:
             quote_char=None,
             null_values=list(self.layout.null_values) or None,
         )
-        return frame.select(self.kept)
+        # Polars gives some 24 pieces a block, and every expression after would go through them one by one.
+        return frame.select(self.kept).rechunk()
 
     def _read_quoted(self, block: bytes) -> pl.DataFrame | None:
         """A block with quotes in it; None if something is wrong with some line's structure."""

@@ -11,12 +11,11 @@ from genrec_adapters.field_types.base import Fitted
 from genrec_adapters.field_types.columns import number
 from genrec_adapters.field_types.configs import NumericBucketConfig
 from genrec_adapters.field_types.histogram import Measuring, quantiles
-from genrec_adapters.field_types.vocabulary import Counting, VocabularyIds
+from genrec_adapters.field_types.log_squares import CountingLogSquares, LogSquareIds
 from genrec_registry import FieldFitter, FieldSpec, FieldState, SparseFeature
 from genrec_registry.contracts import ColumnKind
 
 MISSING = 0
-_LARGEST_INT = 2.0**62
 
 
 class NumericBucket:
@@ -57,17 +56,11 @@ class NumericBucket:
         value = number(self.column)
         return value if self.config.fill_na is None else value.fill_null(self.config.fill_na)
 
-    def _criteo(self) -> pl.Expr:
-        value = self._number()
-        small = value.clip(-_LARGEST_INT, 2.0)
-        # Logarithms are taken of every row, also where the other branch is chosen: keep them of positive numbers.
-        bucket = pl.when(value > 2).then(value.clip(2.0).log().pow(2).floor()).otherwise(small)
-        return bucket.cast(pl.Int64).cast(pl.String).fill_null("")
-
     def fitter(self) -> FieldFitter:
         """Counts buckets, or measures the distribution."""
         if self.config.method == "criteo":
-            return Counting(self._criteo(), min_count=self.config.min_count, max_size=None, restore=self.restore)
+            config = self.config
+            return CountingLogSquares(self.column, config.fill_na, min_count=config.min_count, restore=self.restore)
         return Measuring(self._number(), self._from_distribution)
 
     def _from_distribution(self, table: pl.DataFrame) -> Fitted:
@@ -83,8 +76,8 @@ class NumericBucket:
     def restore(self, state: FieldState) -> Fitted:
         """The field with the vocabulary or the edges of ``state``."""
         if self.config.method == "criteo":
-            ids = VocabularyIds(state.tables["vocabulary"]["value"], first=1)
-            num_embeddings, encoded = ids.end, ids.of(self._criteo())
+            ids = LogSquareIds(state.tables["vocabulary"]["value"], self.config.fill_na)
+            num_embeddings, encoded = ids.end, ids.of(pl.col(self.column))
         else:
             edges = pl.Series(state.json["edges"], dtype=pl.Float64)
             num_embeddings = edges.len() + 2

@@ -14,16 +14,18 @@ import polars as pl
 from genrec_adapters.field_types.base import Fitted
 from genrec_adapters.field_types.configs import ValuesConfig
 from genrec_adapters.field_types.hashing import bucket
+from genrec_adapters.field_types.short_texts import ShortTextCounts, count_short_texts, short_texts
 from genrec_registry import FieldState
 
 OOV = 0
-_PENDING_ROWS = 1_000_000
+_WAITING_ROWS = 1_000_000
 
 
 class ValueCounter:
     """Exact counts of values over chunks.
 
-    Memory holds the distinct values and at most about as many again that wait to be merged.
+    Memory holds the distinct values and at most about as many again that wait to be merged. Chunks of short texts are
+    counted as numbers, others as they are.
 
     Example::
 
@@ -35,29 +37,45 @@ class ValueCounter:
     """
 
     def __init__(self) -> None:
+        self._short = ShortTextCounts(_WAITING_ROWS)
         self._merged = pl.DataFrame(schema={"value": pl.String, "count": pl.Int64})
-        self._pending: list[pl.DataFrame] = []
-        self._pending_rows = 0
+        self._waiting: list[pl.DataFrame] = []
+        self._waiting_rows = 0
 
     def add(self, values: pl.Series) -> None:
         """Count the texts of one chunk; nulls are not counted."""
-        frame = values.drop_nulls().alias("value").to_frame()
-        counted = frame.group_by("value").agg(pl.len().cast(pl.Int64).alias("count"))
-        self._pending.append(counted)
-        self._pending_rows += counted.height
-        if self._pending_rows > max(_PENDING_ROWS, self._merged.height):
+        values = values.drop_nulls()
+        short = count_short_texts(values)
+        if short is not None:
+            self._short.add(*short)
+            return
+        frame = values.alias("value").to_frame()
+        self.add_counted(frame.group_by("value").agg(pl.len().cast(pl.Int64).alias("count")))
+
+    def add_counted(self, counted: pl.DataFrame) -> None:
+        """Add texts that were counted already: ``value``, each once, and ``count`` (Int64)."""
+        self._waiting.append(counted)
+        self._waiting_rows += counted.height
+        if self._waiting_rows > max(_WAITING_ROWS, self._merged.height):
             self._merge()
 
     def _merge(self) -> None:
-        together = pl.concat([self._merged, *self._pending])
+        together = pl.concat([self._merged, *self._waiting])
         self._merged = together.group_by("value").agg(pl.col("count").sum())
-        self._pending.clear()
-        self._pending_rows = 0
+        self._waiting.clear()
+        self._waiting_rows = 0
 
     def counts(self, *, min_count: int = 1, max_size: int | None = None) -> pl.DataFrame:
         """Values and counts in the order of their ids, without those below ``min_count`` or beyond ``max_size``."""
         self._merge()
-        kept = self._merged.filter(pl.col("count") >= min_count)
+        keys, counts = self._short.merged()
+        if self._merged.is_empty():  # only what is kept need become text
+            enough = counts >= min_count
+            keys, counts = keys[enough], counts[enough]
+        merged = pl.DataFrame([short_texts(keys).alias("value"), pl.Series("count", counts)])
+        if not self._merged.is_empty():
+            merged = pl.concat([merged, self._merged]).group_by("value").agg(pl.col("count").sum())
+        kept = merged.filter(pl.col("count") >= min_count)
         ordered = kept.sort(["count", "value"], descending=[True, False])
         return ordered if max_size is None else ordered.head(max_size)
 

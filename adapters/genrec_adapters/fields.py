@@ -73,9 +73,12 @@ def build_fields(fields: Mapping[str, Any], columns: Mapping[str, ColumnKind], r
         PluginError: a field type is unknown.
     """
     built: list[Field] = []
+    parsed: dict[int, Any] = {}  # all names of a pattern have one config, and checking it takes 5 ms
     for name, written in expand_fields(fields).items():
         try:
-            config = parse_component(registry, "field-type", written)
+            if id(written) not in parsed:
+                parsed[id(written)] = parse_component(registry, "field-type", written)
+            config = parsed[id(written)]
             field_type: FieldType = registry.create("field-type", config, name)
         except GenrecError as error:
             raise type(error)(f"fields.{name}: {error}") from error

@@ -83,10 +83,10 @@ class _Split:
 
 
 @cache
-def _table(fill: int) -> Integers:
-    """The bucket at every place; do not write to it. That of :data:`_BEYOND` means nothing."""
+def _table(fill: int) -> tuple[Integers, Integers]:
+    """The distinct buckets of all places, and for each place which of them; that of :data:`_BEYOND` means nothing."""
     buckets = log_squares(np.arange(_FIRST, _FIRST + _NUMBERS, dtype=np.float64))
-    return np.append(buckets, [MISSING, fill])
+    return np.unique(np.append(buckets, [fill, fill]), return_inverse=True)
 
 
 class CountingLogSquares:
@@ -117,8 +117,8 @@ class CountingLogSquares:
     def finish(self) -> Fitted:
         """The field with the vocabulary found."""
         self._places[_BEYOND] = 0  # those were counted one by one
-        buckets, place = np.unique(_table(self._fill), return_inverse=True)
-        counts = np.bincount(place, weights=self._places).astype(np.int64)
+        buckets, of_place = _table(self._fill)
+        counts = np.bincount(of_place, weights=self._places).astype(np.int64)
         seen = counts > 0
         self._others.add_counted(_as_counted(buckets[seen], counts[seen]))
         return self._restore(FieldState(tables={"vocabulary": self._others.counts(min_count=self._min_count)}))
@@ -139,11 +139,12 @@ class LogSquareIds:
     """
 
     def __init__(self, values: pl.Series, fill_na: float | None) -> None:
-        buckets = _as_buckets(values)
-        order = np.argsort(buckets)
-        self._buckets, self._ids = buckets[order], (order + 1).astype(np.int32)
+        known = _as_buckets(values)
+        order = np.argsort(known)
+        self._buckets, self._ids = known[order], (order + 1).astype(np.int32)
         self._fill = _fill(fill_na)
-        self._table = self._lookup(_table(self._fill))
+        buckets, of_place = _table(self._fill)
+        self._table = self._lookup(buckets)[of_place]
         self.end = 1 + values.len()
 
     def _lookup(self, buckets: Integers) -> npt.NDArray[np.int32]:

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from genrec_adapters.field_types.base import Fitted
 from genrec_adapters.field_types.configs import ValuesConfig
 from genrec_adapters.field_types.hashing import bucket
-from genrec_adapters.field_types.short_texts import ShortTextCounts, count_short_texts, short_texts
+from genrec_adapters.field_types.short_texts import Keys, ShortTextCounts, count_short_texts, short_texts
 from genrec_registry import FieldState
 
 OOV = 0
@@ -60,6 +62,8 @@ class ValueCounter:
             self._merge()
 
     def _merge(self) -> None:
+        if not self._waiting:
+            return
         together = pl.concat([self._merged, *self._waiting])
         self._merged = together.group_by("value").agg(pl.col("count").sum())
         self._waiting.clear()
@@ -69,15 +73,18 @@ class ValueCounter:
         """Values and counts in the order of their ids, without those below ``min_count`` or beyond ``max_size``."""
         self._merge()
         keys, counts = self._short.merged()
-        if self._merged.is_empty():  # only what is kept need become text
+        if self._merged.is_empty():
             enough = counts >= min_count
-            keys, counts = keys[enough], counts[enough]
-        merged = pl.DataFrame([short_texts(keys).alias("value"), pl.Series("count", counts)])
-        if not self._merged.is_empty():
-            merged = pl.concat([merged, self._merged]).group_by("value").agg(pl.col("count").sum())
-        kept = merged.filter(pl.col("count") >= min_count)
+            kept = _counted(keys[enough], counts[enough])
+        else:
+            together = pl.concat([self._merged, _counted(keys, counts)]) if keys.size else self._merged
+            kept = together.group_by("value").agg(pl.col("count").sum()).filter(pl.col("count") >= min_count)
         ordered = kept.sort(["count", "value"], descending=[True, False])
         return ordered if max_size is None else ordered.head(max_size)
+
+
+def _counted(keys: Keys, counts: npt.NDArray[np.int64]) -> pl.DataFrame:
+    return pl.DataFrame([short_texts(keys).alias("value"), pl.Series("count", counts)])
 
 
 class Counting:

@@ -310,19 +310,29 @@ def _encode(
     encoder = Encoder(plan.fields, fitted, plan.dataset.label)
     writers = [SplitWriter(root, name, options.storage, options.shard_rows) for name in SPLITS]
     checks = [one.check_split for one in fitted if hasattr(one, "check_split")]
-    for chunk in _reported("encode", stream, report):
-        split = assign(chunk)
-        for check, (index, name) in product(checks, enumerate(SPLITS)):
-            check(chunk.frame.filter(pl.Series(split == index)), name)
-        encoded = encoder.encode(chunk.frame)
-        for index, writer in enumerate(writers):
-            chosen = split == index
-            if chosen.all():
-                writer.write(encoded)
-            elif chosen.any():
-                writer.write(encoded.filter(pl.Series(chosen)))
+    with ThreadPoolExecutor(1, thread_name_prefix="write") as writing:
+        written: Future[None] | None = None
+        for chunk in _reported("encode", stream, report):
+            split = assign(chunk)
+            for check, (index, name) in product(checks, enumerate(SPLITS)):
+                check(chunk.frame.filter(pl.Series(split == index)), name)
+            encoded = encoder.encode(chunk.frame)
+            if written:
+                written.result()  # one chunk waits at most
+            written = writing.submit(_write, writers, encoded, split)
+        if written:
+            written.result()
     stream.release()
     return dict(zip(SPLITS, (writer.finish() for writer in writers), strict=True))
+
+
+def _write(writers: Sequence[SplitWriter], encoded: pl.DataFrame, split: npt.NDArray[np.int8]) -> None:
+    for index, writer in enumerate(writers):
+        chosen = split == index
+        if chosen.all():
+            writer.write(encoded)
+        elif chosen.any():
+            writer.write(encoded.filter(pl.Series(chosen)))
 
 
 def _source_entry(source: SourceFile, before: Any, digests: Future[Any]) -> SourceEntry:

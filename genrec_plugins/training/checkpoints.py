@@ -44,7 +44,7 @@ class Trained(Protocol):
         """JSON: what a resumed run must know beside the optimizer's state."""
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Restore :meth:`state`."""
+        """Restore :meth:`state`, or refuse it, before anything else is restored."""
 
 
 class CheckpointStore:
@@ -179,6 +179,7 @@ class CheckpointStore:
 
     def _restore(self, path: Path, recipe: Trained, meta: dict[str, Any]) -> None:
         _make_optimizer_state(recipe)
+        recipe.load_state(meta["recipe"])
         state = _state(recipe)
         same_ranks = meta.get("ranks") == world_size()
         if same_ranks:
@@ -187,7 +188,6 @@ class CheckpointStore:
             load_state(state, path / "state", no_dist=not dist.is_initialized())
         recipe.model.load_state_dict(state["model"])
         recipe.optimizer.load_state_dict(state["optimizer"])
-        recipe.load_state(meta["recipe"])
         if same_ranks:
             torch.set_rng_state(state["rng"][str(rank())])
         elif "rng" in meta:  # format 1, written by one process

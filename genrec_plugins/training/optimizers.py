@@ -15,6 +15,7 @@ from genrec_plugins.models import FieldDLRM
 from genrec_plugins.training.checkpoints import load_plain_weights
 from genrec_plugins.training.ranks import total, world_size
 from genrec_plugins.training.settings import BarsTraining, TorchRecTraining
+from genrec_registry import ModelError
 
 
 class Recipe(Protocol):
@@ -40,11 +41,11 @@ class Recipe(Protocol):
     def after_evaluation(self, improved: bool) -> None:
         """React to a validation result."""
 
-    def state(self) -> dict[str, float]:
+    def state(self) -> dict[str, Any]:
         """What a resumed run must know beside the optimizer's state."""
 
-    def load_state(self, state: dict[str, float]) -> None:
-        """Restore :meth:`state`."""
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Restore :meth:`state`, or refuse it."""
 
 
 class TorchRecRecipe:
@@ -81,12 +82,13 @@ class TorchRecRecipe:
         )
         # Frozen tables get one as well, which their detached look-ups never reach: FBGEMM would else give its own.
         table_class = _table_class(config.embedding_optimizer)
-        apply_optimizer_in_backward(table_class, model.tables(), arguments)
+        apply_optimizer_in_backward(table_class, model.tables(), dict(arguments))  # TorchRec adds to it
         sharding = sharding_plan(train, device, config.sharding, -(-config.batch_size // world_size()))
         dense_class = torch.optim.AdamW if config.dense_optimizer == "adamw" else torch.optim.Adam
         dense_arguments: dict[str, Any] = {}
         if config.dense_optimizer == "adamw":
             dense_arguments["weight_decay"] = config.weight_decay
+        self._layout = sharding.layout(rowwise=config.embedding_optimizer == "rowwise-adagrad")
         built = train.state_dict()
         self.model = DistributedModelParallel(
             train, env=sharding.env, device=device, plan=sharding.plan, sharders=sharding.sharders
@@ -132,12 +134,24 @@ class TorchRecRecipe:
     def after_evaluation(self, improved: bool) -> None:
         """Nothing to do."""
 
-    def state(self) -> dict[str, float]:
-        """Learning rates follow from the step."""
-        return {}
+    def state(self) -> dict[str, Any]:
+        """Layouts that the optimizer's state depends on; learning rates follow from the step."""
+        return {"layout": self._layout}
 
-    def load_state(self, state: dict[str, float]) -> None:
-        """Nothing to restore."""
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Nothing to restore.
+
+        Raises:
+            ModelError: the optimizer's state is of other layouts.
+        """
+        theirs = state.get("layout", self._layout)
+        for table in sorted(theirs.keys() | self._layout.keys()):
+            found, ours = theirs.get(table, "sharded"), self._layout.get(table, "sharded")
+            if found != ours:
+                raise ModelError(
+                    f"table '{table}' is {found} there and {ours} here, between which the optimizer's state cannot be "
+                    "carried over: restore train.sharding"
+                )
 
 
 class BarsRecipe:
@@ -187,11 +201,11 @@ class BarsRecipe:
             for group in self.optimizer.param_groups:
                 group["lr"] = max(group["lr"] * self.config.lr_factor, self.config.min_lr)
 
-    def state(self) -> dict[str, float]:
+    def state(self) -> dict[str, Any]:
         """The learning rate now."""
         return {"lr": self.optimizer.param_groups[0]["lr"]}
 
-    def load_state(self, state: dict[str, float]) -> None:
+    def load_state(self, state: dict[str, Any]) -> None:
         """Set the learning rate."""
         for group in self.optimizer.param_groups:
             group["lr"] = state["lr"]

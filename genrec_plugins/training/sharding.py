@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +54,26 @@ class Sharding:
     env: ShardingEnv
     replicated: frozenset[str]
 
+    def layout(self, *, rowwise: bool) -> dict[str, str]:
+        """Table -> how it lies, where the state of its optimizer cannot be carried over to another layout.
+
+        Args:
+            rowwise: whether the optimizer keeps a number for a row: each piece of a row then has one.
+        """
+        found = {}
+        for module_plan in self.plan.plan.values():
+            for table, parameter in module_plan.items():
+                pieces = (
+                    len({tuple(shard.shard_offsets[1:]) for shard in parameter.sharding_spec.shards})
+                    if (parameter.sharding_spec is not None)
+                    else 1
+                )
+                if parameter.sharding_type == "data_parallel":
+                    found[table.removeprefix("t_")] = "data_parallel"
+                elif rowwise and pieces > 1:
+                    found[table.removeprefix("t_")] = f"column_wise in {pieces} pieces"
+        return found
+
 
 def sharding_plan(
     model: nn.Module,
@@ -85,7 +107,8 @@ def sharding_plan(
             topology=topology, constraints=constraints, batch_size=batch_size, debug=False
         )
         try:
-            plan = planner.plan(model, sharders)
+            with _calm():
+                plan = planner.plan(model, sharders)
         except PlannerError as error:
             raise ConfigError(_sentence(error, tables, topology, device)) from error
     theirs = on_first(lambda: str(plan))
@@ -165,6 +188,17 @@ def _topology(device: torch.device, config: ShardingConfig) -> Topology:
         TrainerConfig(world_size=world_size(), local_world_size=local_world_size(), **limits),
         kernel_config=KernelConfig(compute_device=device.type),
     )
+
+
+@contextmanager
+def _calm() -> Iterator[None]:
+    """Keep the planner's warnings back: it misses a place for each table that has none, being data-parallel."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _sentence(error: PlannerError, tables: list[BaseEmbeddingConfig], topology: Topology, device: torch.device) -> str:

@@ -5,6 +5,7 @@
 - A full-size one-hot batch shares lengths, offsets and per-key tables with all others: TorchRec computes none of them.
 - Values, lengths and offsets are int32, as in TorchRec's own Criteo loader: on CPU both EmbeddingBagCollection and
   FBGEMM's table-batched embedding take them as they are, and they are half as long to copy or to send.
+- Values of all features are int64 where the ids of one are hashes: a KeyedJaggedTensor has one type.
 - The order of rows is a function of (seed, epoch) alone, so that a resumed run sees the batches it would have seen.
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -277,7 +278,7 @@ class BatchMaker:
         size = len(rows)
         ones = np.ones(size, dtype=np.int32)
         columns, lists = iter(np.ascontiguousarray(rows.ids.T)), iter(rows.lists)
-        values: list[npt.NDArray[np.int32]] = []
+        values: list[npt.NDArray[Any]] = []
         lengths: list[npt.NDArray[np.int32]] = []
         for one_hot in self._one_hot:
             if one_hot:

@@ -31,7 +31,7 @@ class Ragged:
         [9, 7, 8]
     """
 
-    values: npt.NDArray[np.int32]
+    values: npt.NDArray[np.int32] | npt.NDArray[np.int64]
     offsets: npt.NDArray[np.int64]
 
     @property
@@ -68,7 +68,7 @@ class Rows:
         lists: one for each multi-valued feature.
     """
 
-    ids: npt.NDArray[np.int32]
+    ids: npt.NDArray[np.int32] | npt.NDArray[np.int64]
     dense: npt.NDArray[np.float32]
     labels: npt.NDArray[np.float32]
     lists: tuple[Ragged, ...] = ()
@@ -137,7 +137,8 @@ def _gather(
 ) -> Rows:
     one_hot = [feature for feature in sparse if feature.max_length == 1]
     multi = [feature for feature in sparse if feature.max_length > 1]
-    ids = np.empty((total, len(one_hot)), dtype=np.int32)
+    # a KeyedJaggedTensor has one type of ids: the hashes of a dynamic feature make all of them 64 bits wide
+    ids = np.empty((total, len(one_hot)), dtype=np.int64 if any(feature.dynamic for feature in sparse) else np.int32)
     floats = np.empty((total, sum(feature.width for feature in dense)), dtype=np.float32)
     labels = np.empty(total, dtype=np.float32)
     lists: list[list[Ragged]] = [[] for _ in multi]
@@ -186,11 +187,11 @@ def _column(batch: pa.RecordBatch, name: str, path: Path) -> Any:
     return batch.column(name)
 
 
-def _check_range(values: npt.NDArray[np.int32], feature: SparseFeature, path: Path) -> None:
-    if values.size and (int(values.min()) < 0 or int(values.max()) >= feature.num_embeddings):
+def _check_range(values: npt.NDArray[Any], feature: SparseFeature, path: Path) -> None:
+    if values.size and (int(values.min()) < 0 or int(values.max()) >= feature.num_ids):
         raise DataError(
             f"{path}: feature '{feature.name}' has ids {values.min()}..{values.max()}, expected "
-            f"0..{feature.num_embeddings - 1}; run 'genrec preprocess' again"
+            f"0..{feature.num_ids - 1}; run 'genrec preprocess' again"
         )
 
 

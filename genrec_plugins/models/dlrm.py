@@ -21,6 +21,7 @@ from genrec_plugins.models.behaviour_arch import (
     user_token_names,
 )
 from genrec_plugins.models.dense_tokens import DenseTokens, dense_token_names
+from genrec_plugins.models.dynamic_ids import DynamicIds, DynamicTable, dynamic_tables
 from genrec_plugins.models.over_arch import DropoutOverArch
 from genrec_registry import ConfigError, FieldSpec, InteractionContext, ModelError, Registry, SparseFeature, resolve
 
@@ -40,6 +41,7 @@ class FieldDLRM(DLRM):
         over_arch: ``[B, inter_arch.out_features] -> [B, 1]``.
         token_names: names of the tokens in their order.
         behaviour_arch: ``KJT -> [B, N, D]`` user tokens, or None.
+        dynamic: the tables whose rows are given out in training.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class FieldDLRM(DLRM):
         over_arch: nn.Module,
         token_names: Sequence[str],
         behaviour_arch: BehaviourArch | None = None,
+        dynamic: Sequence[DynamicTable] = (),
     ) -> None:
         nn.Module.__init__(self)  # DLRM's own __init__ would build a stock interaction and over arch first
         self._cuda_graph_enabled = False
@@ -58,6 +61,7 @@ class FieldDLRM(DLRM):
         self.inter_arch = inter_arch
         self.over_arch = over_arch
         self.behaviour_arch = behaviour_arch
+        self.dynamic_ids = DynamicIds(dynamic, self.sparse_arch) if dynamic else None
         self.token_names = tuple(token_names)
 
     def forward(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> Tensor:
@@ -69,6 +73,8 @@ class FieldDLRM(DLRM):
 
     def looked_up(self, sparse_features: KeyedJaggedTensor) -> Tensor:
         """Tokens of the tables and of the history, ``[B, F + N, D]``."""
+        if self.dynamic_ids is not None:
+            sparse_features = self.dynamic_ids(sparse_features)
         tokens = self.sparse_arch(sparse_features)
         if self.behaviour_arch is None:
             return tokens
@@ -91,7 +97,7 @@ class StockDLRM(FieldDLRM):
 
     def forward(self, dense_features: Tensor, sparse_features: KeyedJaggedTensor) -> Tensor:
         """Logits ``[B, 1]`` from ``[B, W]`` floats and a KJT."""
-        if self.behaviour_arch is None or self.dense_arch is None:
+        if self.dense_arch is None or (self.behaviour_arch is None and self.dynamic_ids is None):
             return DLRM.forward(self, dense_features, sparse_features)
         dense, others = self.dense_arch(dense_features), self.looked_up(sparse_features)
         return self.over_arch(self.inter_arch(dense_features=dense, sparse_features=others))
@@ -125,12 +131,12 @@ def embedding_tables(
     init_fn = partial(nn.init.normal_, std=init_std) if init_std is not None else None
     configs = []
     for name, features in tables.items():
-        facts = {(feature.num_embeddings, feature.pooling) for feature in features}
+        facts = {(feature.num_embeddings, feature.pooling, feature.dynamic is None) for feature in features}
         if len(facts) > 1:
             sharers = ", ".join(f"'{feature.name}'" for feature in features)
             raise ModelError(
-                f"table '{name}' is shared by {sharers}, which disagree on (rows, pooling): {sorted(facts)}; "
-                "give them the same settings, or tables of their own"
+                f"table '{name}' is shared by {sharers}, which disagree on (rows, pooling, fixed ids): "
+                f"{sorted(facts)}; give them the same settings, or tables of their own"
             )
         configs.append(
             EmbeddingBagConfig(
@@ -198,7 +204,8 @@ def build_dlrm(
         inter_arch = registry.create("interaction", config.interaction, context)
         over_arch = DropoutOverArch(inter_arch.out_features, [*config.over_arch, 1], config.dropout, device=device)
     shape = StockDLRM if config.dense == "mlp" else FieldDLRM
-    return shape(ebc, dense_arch, inter_arch, over_arch, token_names, behaviour_arch)
+    dynamic = dynamic_tables(fields)
+    return shape(ebc, dense_arch, inter_arch, over_arch, token_names, behaviour_arch, dynamic)
 
 
 def required_embedding_dim(registry: Registry, interaction: Any, num_tokens: int) -> int | None:

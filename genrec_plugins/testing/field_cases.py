@@ -130,20 +130,21 @@ def expect_valid(spec: FieldSpec, encoded: pl.DataFrame) -> None:
         raise ConformanceError(f"encode gives the columns {encoded.columns}, the spec has {expected}, in this order")
     for sparse in spec.sparse:
         series = encoded[sparse.name]
-        _expect_type(series, pl.Int32 if sparse.max_length == 1 else pl.List(pl.Int32))
+        id_type = pl.Int32 if sparse.dynamic is None else pl.Int64
+        _expect_type(series, id_type if sparse.max_length == 1 else pl.List(id_type))
         if sparse.max_length > 1:
             longest = series.list.len().max()
             if longest is not None and longest > sparse.max_length:  # type: ignore[operator]
                 raise ConformanceError(
                     f"'{sparse.name}' has {longest!r} ids in a row, max_length is {sparse.max_length}"
                 )
-            series = series.explode(empty_as_null=False) if series.len() else pl.Series(dtype=pl.Int32)
+            series = series.explode(empty_as_null=False) if series.len() else pl.Series(dtype=id_type)
             if series.null_count():
                 raise ConformanceError(f"'{sparse.name}' has a null in a list of ids; drop it, or give it an id")
-        wrong = series.filter((series < 0) | (series >= sparse.num_embeddings))
+        wrong = series.filter((series < 0) | (series >= sparse.num_ids))
         if wrong.len():
             raise ConformanceError(
-                f"'{sparse.name}' has the id {wrong[0]}, expected ids in [0, {sparse.num_embeddings}): "
+                f"'{sparse.name}' has the id {wrong[0]}, expected ids in [0, {sparse.num_ids}): "
                 "FBGEMM would look another row up without a word"
             )
     _expect_equal_lengths(spec, encoded)

@@ -19,6 +19,7 @@ from genrec_adapters.prepared import Prepared
 from genrec_plugins.config import RunConfig
 from genrec_plugins.files import written_aside
 from genrec_plugins.models import FieldDLRM, build_dlrm
+from genrec_plugins.models.dynamic_ids import settle
 from genrec_plugins.training.checkpoints import CheckpointStore, load_plain_weights, plain_weights
 from genrec_plugins.training.evaluation import evaluate_split
 from genrec_plugins.training.guards import why_not_finite
@@ -218,7 +219,7 @@ class Trainer:
                 now = time.perf_counter()
                 progress["seconds"] += now - began
                 progress["loss_sum"] = loss_sum
-                self.store.save(self.recipe, progress)
+                self._save(progress)
                 began = time.perf_counter()
         self._steps.pause()
         progress["seconds"] += time.perf_counter() - began
@@ -268,7 +269,11 @@ class Trainer:
                     writer.add_scalar(f"valid/{name}", metrics.as_dict()[name], progress["step"])
         patience = self.settings.early_stop_patience
         progress["stop"] = bool(patience) and progress["stale"] >= patience
+        self._save(progress)
+
+    def _save(self, progress: dict[str, Any]) -> None:
         if self.store:
+            settle(self.recipe.model)
             self.store.save(self.recipe, progress)
 
     def _validation(self) -> Metrics | None:

@@ -16,6 +16,7 @@ _HOMES = {
         "BehaviourSpec",
         "Dataset",
         "DenseFeature",
+        "DynamicRows",
         "EncoderContext",
         "ErrorPolicy",
         "FieldFitter",

@@ -21,17 +21,32 @@ Json = Any
 
 
 @dataclass(frozen=True, kw_only=True)
+class DynamicRows:
+    """How hashed ids are given the rows of a table, and lose them again (TorchRec's managed collision, ZCH).
+
+    Args:
+        eviction: which ids go first: those not seen for longest, those seen least often, or a mix of both.
+        interval: steps between two times of giving rows.
+    """
+
+    eviction: Literal["lru", "lfu", "distance-lfu"] = "lru"
+    interval: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class SparseFeature:
     """Ids that look up one embedding table, and become one token.
 
     Args:
         name: feature name, unique in the run; also the name of the encoded column.
-        num_embeddings: rows of the table; ids are in ``[0, num_embeddings)``.
+        num_embeddings: rows of the table; ids are in ``[0, num_embeddings)`` unless they are dynamic.
         max_length: 1 for exactly one id a row (the encoded column is Int32); larger for up to that many ids a row
             (the encoded column is ``List(Int32)``, possibly empty).
         pooling: how several ids become one vector; ``"none"`` for ids that a sequence encoder looks up one by one
             in an EmbeddingCollection (see :class:`BehaviourSpec`), which are no tokens by themselves.
         table: the table's name, when two features share one; the feature's own name if empty.
+        dynamic: the ids are hashes in ``[0, 2**63 - 1)``, encoded as Int64, to which the model gives rows while it
+            trains; None for ids that are rows.
     """
 
     name: str
@@ -39,6 +54,12 @@ class SparseFeature:
     max_length: int = 1
     pooling: Literal["sum", "mean", "none"] = "sum"
     table: str = ""
+    dynamic: DynamicRows | None = None
+
+    @property
+    def num_ids(self) -> int:
+        """Ids of the encoded column are in ``[0, num_ids)``."""
+        return self.num_embeddings if self.dynamic is None else 2**63 - 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,6 +36,7 @@ TestCategoricalHashOwn = field_type_suite(
 )
 TestCross = field_type_suite("cross", {"columns": ["text", "code"], "min_count": 2}, ROWS)
 TestCrossHash = field_type_suite("cross", {"columns": ["text", "code"], "mode": "hash", "num_buckets": 11}, ROWS)
+TestDynamicId = field_type_suite("dynamic-id", {"column": "text", "rows": 5, "eviction": "lfu"}, ROWS)
 TestMultiHot = field_type_suite("multi-hot", {"column": "tags", "max_length": 2}, ROWS)
 TestMultiHotText = field_type_suite("multi-hot", {"column": "joined", "separator": "|", "min_count": 3}, ROWS)
 TestSequence = field_type_suite("sequence", {"column": "items", "max_length": 3}, ROWS)

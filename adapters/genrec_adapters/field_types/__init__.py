@@ -32,6 +32,12 @@ RECORDS: tuple[FieldTypeRecord, ...] = (
     ),
     _record("cross", "CrossConfig", "categorical:Cross", "One id a row for the pair of two columns' values"),
     _record(
+        "dynamic-id",
+        "DynamicIdConfig",
+        "dynamic_id:DynamicId",
+        "One id a row without a vocabulary: rows are given out and taken back while the model trains (ZCH)",
+    ),
+    _record(
         "lum-knowledge",
         "LumKnowledgeConfig",
         "lum_knowledge:LumKnowledge",

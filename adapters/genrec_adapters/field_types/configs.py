@@ -81,6 +81,21 @@ class CrossConfig(IdConfig):
     columns: tuple[str, str] = Field(description="the two raw columns")
 
 
+class DynamicIdConfig(ColumnConfig):
+    """One id a row whose values need not be known beforehand: a table of fixed size, given out while training."""
+
+    rows: int = Field(ge=2, le=_MAX_IDS, description="rows of the table; the last is shared by ids that have none")
+    eviction: Literal["lru", "lfu", "distance-lfu"] = Field(
+        default="lru",
+        description="which ids lose their row when there are more: 'lru' those not seen for longest; 'lfu' those seen "
+        "least often; 'distance-lfu' by count over time since last seen",
+    )
+    interval: PositiveInt = Field(
+        default=1, description="steps between two times of giving out rows; larger is faster, and admits ids later"
+    )
+    seed: int = Field(default=0, ge=0, lt=2**63, description="of the hash of the values")
+
+
 class IdListConfig(ColumnConfig, IdConfig):
     """Base of the types that read several ids a row."""
 

@@ -86,7 +86,8 @@ def _problem(encoded: pl.DataFrame, feature: SparseFeature | DenseFeature) -> st
     column = encoded[feature.name]
     expected: pl.DataType
     if isinstance(feature, SparseFeature):
-        expected = pl.Int32() if feature.max_length == 1 else pl.List(pl.Int32)
+        id_type = pl.Int32() if feature.dynamic is None else pl.Int64()
+        expected = id_type if feature.max_length == 1 else pl.List(id_type)
     else:
         expected = pl.Float32() if feature.width == 1 else pl.Array(pl.Float32, feature.width)
     if column.dtype != expected:
@@ -102,8 +103,8 @@ def _problem(encoded: pl.DataFrame, feature: SparseFeature | DenseFeature) -> st
         if ids.null_count():
             return f"column '{feature.name}' has nulls in its lists, expected none"
         low, high = ids.min(), ids.max()
-        if isinstance(low, int) and isinstance(high, int) and (low < 0 or high >= feature.num_embeddings):
-            return f"column '{feature.name}' has ids {low}..{high}, expected 0..{feature.num_embeddings - 1}"
+        if isinstance(low, int) and isinstance(high, int) and (low < 0 or high >= feature.num_ids):
+            return f"column '{feature.name}' has ids {low}..{high}, expected 0..{feature.num_ids - 1}"
     return ""
 
 

@@ -1,0 +1,9 @@
+"""The parts of the speed table, by name."""
+
+from __future__ import annotations
+
+#: ``module:function``; the function takes :class:`~genrec_plugins.benchmarks.speed.options.Options` and returns a list
+#: of :class:`~genrec_plugins.benchmarks.speed.paired.Timed`
+PARTS: dict[str, str] = {
+    "preprocess": "genrec_plugins.benchmarks.speed.preprocess:preprocess",
+}

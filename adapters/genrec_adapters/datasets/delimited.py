@@ -140,7 +140,10 @@ def read_header(line: bytes, path: str, layout: TextFormat, *, check: bool = Tru
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: header is not UTF-8 text (byte {error.start}), expected column names") from error
     if layout.quote and layout.quote in text:
-        found = next(csv.reader([text], delimiter=layout.separator, quotechar=layout.quote))
+        try:
+            found = next(csv.reader([text], delimiter=layout.separator, quotechar=layout.quote))
+        except csv.Error as error:
+            raise DataError(f"{path}: the quotes of the header cannot be read ({error}); mend its first line") from error
     else:
         found = text.split(layout.separator)
     names = tuple(layout.renames.get(name.strip(), name.strip()) for name in found)

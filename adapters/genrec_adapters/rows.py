@@ -79,7 +79,7 @@ class Rows:
     def take(self, index: npt.NDArray[np.int64]) -> Rows:
         """The rows of ``index``, in its order."""
         lists = tuple(part.take(index) for part in self.lists)
-        return Rows(self.ids[index], self.dense[index], self.labels[index], lists)
+        return Rows(self.ids.take(index, axis=0), self.dense.take(index, axis=0), self.labels.take(index), lists)
 
     @classmethod
     def concat(cls, parts: Sequence[Self]) -> Rows:

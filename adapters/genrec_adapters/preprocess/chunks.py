@@ -92,7 +92,7 @@ class ChunkStream:
     def _keep(self, chunk: Chunk) -> None:
         if self._cache is None:
             return
-        self._cache_left -= chunk.frame.estimated_size()
+        self._cache_left -= memory_of(chunk.frame)
         if self._cache_left < 0:
             self._cache = None
         else:
@@ -101,6 +101,18 @@ class ChunkStream:
     def release(self) -> None:
         """Give the memory back; a further pass scans again."""
         self._cache = None
+
+
+def memory_of(frame: pl.DataFrame) -> int:
+    """Bytes that a frame takes, at most; polars' own estimate leaves out the sixteen of each text's view.
+
+    Example::
+
+        >>> memory_of(pl.DataFrame({"C1": ["05db9164", None], "I1": [1, 2]}))
+        56
+    """
+    texts = sum(frame[name].len() for name, dtype in frame.schema.items() if dtype == pl.String)
+    return int(frame.estimated_size()) + 16 * texts
 
 
 def read_ahead(items: Iterator[T]) -> Iterator[T]:

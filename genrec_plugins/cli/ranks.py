@@ -64,7 +64,7 @@ def run_task(task: TrainTask) -> Report:
 
     if launched():
         ensure_process_group(pick_device(run.config.train.device))
-    with _reporter(task.quiet) as reporter:
+    with reporter_of(task.quiet) as reporter:
         again, most = restarts()
         if again:
             reporter.message(f"a process died; all were started again ({again} of {most} times)")
@@ -74,7 +74,12 @@ def run_task(task: TrainTask) -> Report:
         return train_run(run, task.directory, prepared, reporter, restart=task.restart)
 
 
-def _reporter(quiet: bool) -> AbstractContextManager[Console | Quiet]:
+def reporter_of(quiet: bool) -> AbstractContextManager[Console | Quiet]:
+    """What tells the user, on the first rank; the others say nothing.
+
+    Args:
+        quiet: the user wants to be told nothing.
+    """
     first = int(os.environ.get("RANK", "0")) == 0 or not launched()
     return Console() if first and not quiet else nullcontext(Quiet())
 

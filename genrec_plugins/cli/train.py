@@ -31,6 +31,16 @@ def train(
     max_restarts: Annotated[
         int, typer.Option("--max-restarts", min=0, help="With --nproc: how often a dead process is made good.")
     ] = 3,
+    follow: Annotated[
+        Path | None, typer.Option("--follow", help="Then train on the Parquet files that appear in this folder.")
+    ] = None,
+    poll: Annotated[float, typer.Option("--poll", min=0.01, help="With --follow: seconds between two looks.")] = 5.0,
+    until_idle: Annotated[
+        float | None, typer.Option("--until-idle", min=0, help="With --follow: end after so many seconds without one.")
+    ] = None,
+    full_every: Annotated[
+        int, typer.Option("--full-every", min=1, help="With --follow: files between two full checkpoints.")
+    ] = 10,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     json_: AsJson = False,
 ) -> None:
@@ -45,7 +55,10 @@ def train(
         genrec train run.yaml --nproc 4
 
         torchrun --nproc-per-node 4 -m genrec_plugins.cli train run.yaml
+
+        genrec train run.yaml --follow incoming --until-idle 600
     """
+    from genrec_plugins.cli.follow import follow_task
     from genrec_plugins.cli.ranks import TrainTask, launch_ranks, run_rank, run_task
     from genrec_plugins.cli.table import print_json
     from genrec_plugins.training.launch import launched
@@ -53,6 +66,9 @@ def train(
     overrides = tuple(set_ or ())
     directory = out or Path("runs") / run_file.stem
     task = TrainTask(run_file, directory, prepared_dir, overrides, restart, quiet)
+    if follow is not None:
+        follow_task(task, follow, nproc, poll=poll, until_idle=until_idle, full_every=full_every, json_=json_)
+        return
     if nproc > 1:
         report = launch_ranks(task, nproc, max_restarts)
     elif launched():

@@ -13,20 +13,15 @@ _HOMES = {
     "contracts": (
         "SPLITS",
         "BehaviourDataset",
-        "BehaviourSpec",
         "Dataset",
-        "DenseFeature",
-        "DynamicRows",
         "EncoderContext",
         "ErrorPolicy",
         "FieldFitter",
-        "FieldSpec",
         "FieldState",
         "FieldType",
         "FittedField",
         "InteractionContext",
         "SourceFile",
-        "SparseFeature",
         "Split",
         "Tokenizer",
     ),
@@ -39,6 +34,7 @@ _HOMES = {
         "SetupError",
         "did_you_mean",
     ),
+    "features": ("BehaviourSpec", "DenseFeature", "DynamicRows", "FieldSpec", "SparseFeature"),
     "hookspecs": ("PLUGIN_API_VERSION", "hookimpl", "hookspec"),
     "lazy": ("resolve",),
     "manager": ("Component", "PluginFailure", "Registry", "default_registry"),
@@ -60,6 +56,7 @@ if TYPE_CHECKING:
     from genrec_registry.config import *
     from genrec_registry.contracts import *
     from genrec_registry.errors import *
+    from genrec_registry.features import *
     from genrec_registry.hookspecs import *
     from genrec_registry.lazy import *
     from genrec_registry.manager import *

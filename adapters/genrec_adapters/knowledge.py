@@ -26,6 +26,7 @@ from genrec_adapters.datasets.files import digest_file
 from genrec_adapters.field_types.vocabulary import VocabularyIds
 from genrec_adapters.knowledge_tables import write_items, write_users
 from genrec_adapters.preprocess.swap import replaced
+from genrec_adapters.state import checked_state
 from genrec_registry.errors import DataError
 
 FORMAT = "genrec-knowledge"
@@ -126,7 +127,9 @@ class KnowledgeStore:
                 raise DataError(f"{directory}: has format version {version}, this program reads {VERSION}; {_AGAIN}")
             files = {name: data["files"][name] for name in (USERS, ITEMS)}
             del data["files"]
-            facts = KnowledgeFacts(**{**data, "queries": tuple(data["queries"])})
+            facts = checked_state(KnowledgeFacts, data)
+            if facts.dim < 1 or not facts.queries or len(set(facts.queries)) < len(facts.queries):
+                raise ValueError(f"dim {facts.dim} and queries {facts.queries} cannot be")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"{directory}: is no knowledge store ({MANIFEST}: {error}); name what 'genrec lum query' wrote"
@@ -177,7 +180,11 @@ class KnowledgeStore:
             if found != self.files[name]:
                 raise DataError(f"{path}: has sha256 {found[:16]}.., expected {self.files[name][:16]}..; {_AGAIN}")
             self._checked.add(name)
-        return pl.read_parquet(path, columns=list(columns))
+        try:
+            return pl.read_parquet(path, columns=list(columns))
+        except pl.exceptions.PolarsError as error:
+            problem = str(error).splitlines()[0]
+            raise DataError(f"{path}: has not the columns that {MANIFEST} names ({problem}); {_AGAIN}") from error
 
     @cached_property
     def _checked(self) -> set[str]:
@@ -191,7 +198,12 @@ class KnowledgeStore:
         """A column of vectors, with a row of zeros at its end for what is not there: index -1."""
         key = (name, column)
         if key not in self._tables:
-            vectors = self._read(name, [column])[column].to_numpy().reshape(-1, self.facts.dim)
+            found, expected = self._read(name, [column])[column], pl.Array(pl.Float32, self.facts.dim)
+            if found.dtype != expected:
+                raise DataError(
+                    f"{self.directory / name}: column '{column}' is {found.dtype}, {MANIFEST} says {expected}; {_AGAIN}"
+                )
+            vectors = found.to_numpy().reshape(-1, self.facts.dim)
             self._tables[key] = np.concatenate([vectors, np.zeros((1, self.facts.dim), dtype=np.float32)])
         return self._tables[key]
 

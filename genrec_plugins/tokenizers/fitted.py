@@ -213,7 +213,7 @@ def load_tokenizer(directory: str | Path, registry: Registry | None = None) -> F
             )
         sizes, width, items = tuple(map(int, data["sizes"])), int(data["width"]), int(data["items"])
         config, collisions = data["config"], data["collisions"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise DataError(
             f"{directory}: is no fitted tokenizer ({MANIFEST}: {error}); name what 'genrec tokenize fit' wrote"
         ) from error

@@ -98,6 +98,8 @@ class TrainedRun:
         try:
             facts = json.loads((directory / _RUN).read_text())
             config, prepared, identity = facts["config"], Path(facts["prepared"]), facts.get("identity")
+            if not isinstance(config, dict):
+                raise TypeError("its config is no mapping")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{directory}: is not a run directory (run.json: {error}); name the --out of 'genrec train'"

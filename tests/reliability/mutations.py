@@ -116,7 +116,7 @@ def changed(draw: st.DrawFn, value: Any, *, most: int = 2, junk: Sequence[Any] =
         for key in path:
             part = part[key]
         kind = draw(st.sampled_from(["junk", "junk", "remove", "other", "extra", "number"]))
-        new = draw(st.sampled_from(junk))
+        new = copy.deepcopy(draw(st.sampled_from(junk)))
         if kind == "other":
             new = value
             for key in draw(st.sampled_from(every)):

@@ -120,6 +120,15 @@ def lines_hold(name: str, folder: Path, examples: int) -> None:
     fuzz(examples, check)
 
 
+#: what fuzzing has found
+FOUND = [("csv", b'\r"",-1e3\n')]
+
+
+@pytest.mark.parametrize(("name", "data"), FOUND)
+def test_what_was_found_holds(name: str, data: bytes, tmp_path: Path) -> None:
+    holds(FORMATS[name], tmp_path, data, zipped=False)
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_no_row_is_lost_and_nothing_crashes(name: str, tmp_path: Path) -> None:
     lines_hold(name, tmp_path, SHORT)

@@ -143,7 +143,7 @@ def read_header(line: bytes, path: str, layout: TextFormat, *, check: bool = Tru
         try:
             found = next(csv.reader([text], delimiter=layout.separator, quotechar=layout.quote))
         except csv.Error as error:
-            raise DataError(f"{path}: the quotes of the header cannot be read ({error}); mend its first line") from error
+            raise DataError(f"{path}: the header's quotes cannot be read ({error}); mend the first line") from error
     else:
         found = text.split(layout.separator)
     names = tuple(layout.renames.get(name.strip(), name.strip()) for name in found)

@@ -125,8 +125,8 @@ class KnowledgeStore:
                 raise ValueError("its format is another")
             if (version := data.pop("version")) != VERSION:
                 raise DataError(f"{directory}: has format version {version}, this program reads {VERSION}; {_AGAIN}")
-            files = {name: data["files"][name] for name in (USERS, ITEMS)}
-            del data["files"]
+            given = checked_state(dict[str, str], data.pop("files"))
+            files = {name: given[name] for name in (USERS, ITEMS)}
             facts = checked_state(KnowledgeFacts, data)
             if facts.dim < 1 or not facts.queries or len(set(facts.queries)) < len(facts.queries):
                 raise ValueError(f"dim {facts.dim} and queries {facts.queries} cannot be")

@@ -171,8 +171,9 @@ def state_holds(name: str, made: Path, folder: Path, examples: int) -> None:
     use(here)
 
     def check(data: st.DataObject) -> None:
+        damage = damage_of(data, sound, path.suffix)
         path.unlink()  # a new file: polars and arrow may have mapped the old one
-        path.write_bytes(damage_of(data, sound, path.suffix))
+        path.write_bytes(damage)
         with suppress(GenrecError):
             use(here)
 

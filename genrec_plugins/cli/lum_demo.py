@@ -39,7 +39,8 @@ def demo(
 
     load_torchrec()
 
-    from genrec_plugins.lum.demo import RANKERS, run_demo
+    from genrec_plugins.lum.demo import run_demo
+    from genrec_plugins.lum.demo_configs import RANKERS
     from genrec_plugins.training.reporter import Console, Quiet
 
     names = list(RANKERS) if rankers == "all" else [name.strip() for name in rankers.split(",") if name.strip()]

@@ -17,6 +17,15 @@ from typing import Any
 from genrec_plugins.config import parse_run
 from genrec_plugins.files import written_aside
 from genrec_plugins.lum.config import parse_lum
+from genrec_plugins.lum.demo_configs import (
+    RANKERS,
+    RATES,
+    encoder_config,
+    generative_config,
+    lum_config,
+    ranker_config,
+    tokenizer_config,
+)
 from genrec_plugins.lum.query import query_run
 from genrec_plugins.lum.retrieve import Request, recommend
 from genrec_plugins.lum.run import LumRun, pretrain
@@ -26,27 +35,9 @@ from genrec_plugins.training.reporter import Quiet, Reporter
 from genrec_plugins.training.run import prepare_run, train_run
 from genrec_registry import ConfigError, default_registry, did_you_mean, parse_component
 
-#: name -> (encoder over the row's history or None, pre-trained LUMs whose joint knowledge is a field)
-RANKERS: dict[str, tuple[str | None, int]] = {
-    "fat": (None, 0),
-    "fat+mean-pool": ("mean-pool", 0),
-    "fat+din": ("din", 0),
-    "fat+sasrec": ("sasrec", 0),
-    "fat+hstu": ("hstu", 0),
-    "fat+lum": (None, 1),
-    "fat+mean-pool+lum": ("mean-pool", 1),
-    "fat+din+lum": ("din", 1),
-    "fat+3lum": (None, 3),
-    "fat+mean-pool+3lum": ("mean-pool", 3),
-}
+DEFAULT_RANKERS = ("fat", "fat+mean-pool", "fat+lum")
 #: between the seeds of LUMs that are asked together
 SEED_STEP = 1000
-DEFAULT_RANKERS = ("fat", "fat+mean-pool", "fat+lum")
-#: learning rates of the rankers; validation rows pick one for each model and seed
-RATES: dict[str, dict[str, float]] = {
-    "fast": {"embedding_lr": 0.05, "dense_lr": 1e-3},
-    "slow": {"embedding_lr": 0.02, "dense_lr": 5e-4},
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,81 +79,6 @@ def _spread(values: Sequence[float], sign: str = "") -> str:
     return f"{text} ± {stdev(values):.4f}" if len(values) > 1 else text
 
 
-def lum_config(data: str, codes: str, seed: int, epochs: int) -> dict[str, Any]:
-    """The pre-training file of the chain: InfoNCE and condition contrast, on the first 80 % of the time.
-
-    Args:
-        data: the MovieLens folder.
-        codes: the tokenizer's directory.
-        seed: of weights and order.
-        epochs: passes over the training events.
-    """
-    return {
-        "seed": seed,
-        "dataset": {"type": "movielens", "path": data},
-        "split": {"type": "time"},
-        "items": {"features": ["categories", "year"], "codes": codes},
-        "encoder": {"type": "lum", "hidden": 64, "num_layers": 2, "num_heads": 2, "dropout": 0.3},
-        "embedding_dim": 64,
-        "max_length": 200,
-        "objective": {"type": "info-nce", "temperature": 0.1, "full": True, "condition_contrast": 5.0},
-        "evaluation": {"conditions": {"action": "like"}},
-        "train": {
-            "epochs": epochs,
-            "max_events": 1024,
-            "event_dropout": 0.6,
-            "evaluate_every": epochs,
-            "early_stop_patience": 0,
-        },
-    }
-
-
-def generative_config(data: str, codes: str, seed: int, epochs: int) -> dict[str, Any]:
-    """The pre-training file of the generative LUM over the tokenizer's codes.
-
-    Args:
-        data: the MovieLens folder.
-        codes: the tokenizer's directory.
-        seed: of weights and order.
-        epochs: passes over the training events.
-    """
-    return {
-        **{key: value for key, value in lum_config(data, codes, seed, epochs).items() if key != "encoder"},
-        "items": {},
-        "objective": {"type": "semantic-id", "codes": codes, "hidden": 64, "layers": 2, "heads": 2, "dropout": 0.2},
-        "evaluation": {"conditions": {"action": "like"}, "max_valid": 500},
-    }
-
-
-def ranker_config(data: str, name: str, store: str, seed: int, rates: dict[str, float]) -> dict[str, Any]:
-    """The run file of one ranker; all share fields, FAT, over arch and number of passes.
-
-    Args:
-        data: the MovieLens folder.
-        name: one of :data:`RANKERS`.
-        store: the knowledge store.
-        seed: of weights and order.
-        rates: learning rates.
-    """
-    encoder, members = RANKERS[name]
-    fields: dict[str, Any] = {"item": "categorical", "year": "categorical", "genres": {"type": "multi-hot"}}
-    model: dict[str, Any] = {"embedding_dim": 16, "interaction": "fat", "over_arch": [64], "dropout": 0.3}
-    if encoder:
-        history = {"type": "behaviour", "item": "item", "history": "history_item", "conditions": ["history_action"]}
-        fields["behaviour"] = history
-        model["encoder"] = encoder
-    if members:
-        fields["knowledge"] = {"type": "lum-knowledge", "store": store}
-    return {
-        "seed": seed,
-        "dataset": {"type": "movielens", "path": data},
-        "split": {"type": "time"},
-        "fields": fields,
-        "model": model,
-        "train": {"preset": "torchrec", "batch_size": 512, "epochs": 3, **rates},
-    }
-
-
 def run_demo(
     data: str,
     out: Path,
@@ -199,13 +115,17 @@ def run_demo(
         folder = out / f"lum-{seed}"
         result.retrieval["lum (o_q)"].append(_pretrained(lum_config(data, str(codes), seed, epochs), folder, reporter))
         stores = {
-            members: _store(data, str(codes), seed, members, epochs, out, reporter)
-            for members in sorted({RANKERS[name][1] for name in rankers} - {0})
+            number: _store(data, str(codes), seed, number, epochs, out, reporter)
+            for number in sorted({RANKERS[name].lums for name in rankers} - {0})
         }
+        encoder = out / f"lum-encoder-{seed}"
+        if any(RANKERS[name].warm_start for name in rankers):
+            reporter.message(f"2/5 pre-training the rankers' encoder, seed {seed}")
+            _pretrained(encoder_config(data, seed, max(1, 2 * epochs // 3)), encoder, reporter)
         for name in rankers:
             reporter.message(f"4/5 training {name}, seed {seed}")
-            store = stores.get(RANKERS[name][1], "")
-            result.rankers[name].append(_best_ranker(data, name, store, seed, out, reporter))
+            files = {"store": stores.get(RANKERS[name].lums, ""), "pretrained": str(encoder)}
+            result.rankers[name].append(_best_ranker(data, name, seed, files, out, reporter))
         reporter.message(f"5/5 pre-training the generative LUM, seed {seed}")
         generator = out / f"generative-{seed}"
         found = _pretrained(generative_config(data, str(codes), seed, max(1, epochs // 3)), generator, reporter)
@@ -214,24 +134,6 @@ def run_demo(
     with written_aside(out / "demo.json") as partial:
         partial.write_text(json.dumps({"rankers": result.rankers, "retrieval": result.retrieval}, indent=2))
     return result
-
-
-def tokenizer_config(data: str, items: int) -> dict[str, Any]:
-    """The tokenizer's file: balanced residual k-means over text and the co-occurrence of training events.
-
-    Args:
-        data: the MovieLens folder.
-        items: of the catalogue; 50 or more a code of the first level, and not more than 32 codes.
-    """
-    codes = max(2, min(32, items // 50))
-    dim = min(32, max(2, items // 4))
-    return {
-        "dataset": {"type": "movielens", "path": data},
-        "split": {"type": "time"},
-        "content": [{"type": "tfidf", "dim": dim}, {"type": "co-occurrence", "dim": dim}],
-        "tokenizer": {"type": "rq-kmeans", "sizes": [codes] * 3, "balanced": True},
-        "collisions": "suffix",
-    }
 
 
 def _items(data: str) -> int:
@@ -248,13 +150,13 @@ def _pretrained(config: dict[str, Any], folder: Path, reporter: Reporter) -> tup
     return report["test"]["recall@10"], report["test"]["ndcg@10"]
 
 
-def _store(data: str, codes: str, seed: int, members: int, epochs: int, out: Path, reporter: Reporter) -> str:
-    """The knowledge of as many LUMs as ``members``, pre-trained and asked now or before."""
-    store = out / (f"knowledge-{seed}" if members == 1 else f"knowledge-{seed}-x{members}")
+def _store(data: str, codes: str, seed: int, number: int, epochs: int, out: Path, reporter: Reporter) -> str:
+    """The knowledge of ``number`` LUMs, pre-trained and asked now or before."""
+    store = out / (f"knowledge-{seed}" if number == 1 else f"knowledge-{seed}-x{number}")
     if not (store / "manifest.json").exists():
-        folders = [out / f"lum-{seed + SEED_STEP * member}" for member in range(members)]
+        folders = [out / f"lum-{seed + SEED_STEP * member}" for member in range(number)]
         for member, folder in enumerate(folders[1:], start=1):
-            reporter.message(f"2/5 pre-training LUM, seed {seed}, number {member + 1} of {members}")
+            reporter.message(f"2/5 pre-training LUM, seed {seed}, number {member + 1} of {number}")
             _pretrained(lum_config(data, codes, seed + SEED_STEP * member, epochs), folder, reporter)
         reporter.message(f"3/5 asking every user what they like and dislike, seed {seed}")
         runs = [LumRun.open(folder) for folder in folders]
@@ -262,16 +164,16 @@ def _store(data: str, codes: str, seed: int, members: int, epochs: int, out: Pat
     return str(store)
 
 
-def _best_ranker(data: str, name: str, store: str, seed: int, out: Path, reporter: Reporter) -> float:
+def _best_ranker(data: str, name: str, seed: int, files: dict[str, str], out: Path, reporter: Reporter) -> float:
     """Test AUC under the learning rates that are best on validation rows."""
     reports = []
     for label, rates in RATES.items():
-        config = ranker_config(data, name, store, seed, rates)
+        config = ranker_config(data, RANKERS[name], seed, rates, **files)
         folder = out / f"{name}-{label}-{seed}"
         report = _done(folder, config)
         if report is None:
             run = parse_run(config)
-            knows = f"-{seed}" if RANKERS[name][1] else ""
+            knows = f"-{seed}" if RANKERS[name].lums else ""
             prepared = prepare_run(run, out / f"prepared-{name}{knows}", reporter=reporter)
             report = train_run(run, folder, prepared, reporter)
             _mark(folder, config)

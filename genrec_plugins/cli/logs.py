@@ -23,6 +23,7 @@ def _calm_logs() -> None:
     """Show errors only, of the planner and the tracer; some of it is read when torch is imported."""
     warnings.filterwarnings("ignore", category=UserWarning, module="torch")
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
+    warnings.filterwarnings("ignore", message="Please use DTensor", category=FutureWarning)  # laid at our door
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     for name in ("torchrec", "torch.fx._symbolic_trace", "torch.distributed"):

@@ -146,7 +146,7 @@ class Follower:
             shutil.rmtree(streamed, ignore_errors=True)
         if restart or not any(streamed.glob("step-*")):
             train_run(run, directory, prepared, self.reporter, restart=restart)
-        self.trainer = Trainer(run.config, prepared, run.registry, directory, self.reporter)
+        self.trainer = Trainer(run.config, prepared, run.registry, directory)
         assert self.trainer.store is not None
         settings = run.config.train
         identity, keep = self.trainer.store.config_digest, settings.keep_checkpoints

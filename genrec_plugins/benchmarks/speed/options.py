@@ -80,6 +80,7 @@ class Options:
 
     def without_fuxictr(self, part: str) -> bool:
         """Whether there is no FuxiCTR; a note says so."""
-        if self.fuxictr_python is None:
-            self.notes.append(f"{part}: without FuxiCTR, which --fuxictr-python PATH adds")
+        note = f"{part}: without FuxiCTR, which --fuxictr-python PATH adds"
+        if self.fuxictr_python is None and note not in self.notes:
+            self.notes.append(note)
         return self.fuxictr_python is None

@@ -23,6 +23,8 @@ class Timed:
         most: largest ratio of a turn.
         turns: that were counted.
         note: anything the reader must know of this way.
+        cpu_us: microseconds of processor time a unit, all threads, in the median turn; None for a way that measured its
+            own seconds. Of this a busy machine takes less than of the clock.
     """
 
     part: str
@@ -34,11 +36,13 @@ class Timed:
     most: float
     turns: int
     note: str = ""
+    cpu_us: float | None = None
 
     def row(self) -> dict[str, Any]:
         """A row for :func:`genrec_plugins.cli.table.print_table`, numbers rounded."""
         found = asdict(self)
         found["rate"] = float(f"{self.rate:.4g}")
+        found["cpu_us"] = None if self.cpu_us is None else float(f"{self.cpu_us:.3g}")
         return found | {key: round(found[key], 3) for key in ("ratio", "least", "most")}
 
 
@@ -70,14 +74,17 @@ def race(
     """
     names = list(ways)
     seconds: dict[str, list[float]] = {name: [] for name in names}
+    processor: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(turns + 1):
         start = turn % len(names)
         for name in names[start:] + names[:start]:
-            began = time.perf_counter()
+            began, used = time.perf_counter(), time.process_time()
             own = ways[name]()
             taken = own if isinstance(own, float) else time.perf_counter() - began
             if turn:
                 seconds[name].append(taken)
+                if not isinstance(own, float):
+                    processor[name].append(time.process_time() - used)
     found = []
     for name in names:
         ratios = [theirs / ours for theirs, ours in zip(seconds[name], seconds[names[0]], strict=True)]
@@ -92,6 +99,7 @@ def race(
                 most=max(ratios),
                 turns=turns,
                 note=(notes or {}).get(name, ""),
+                cpu_us=1e6 * statistics.median(processor[name]) / amount if processor[name] else None,
             )
         )
     return found

@@ -6,4 +6,5 @@ from __future__ import annotations
 #: of :class:`~genrec_plugins.benchmarks.speed.paired.Timed`
 PARTS: dict[str, str] = {
     "preprocess": "genrec_plugins.benchmarks.speed.preprocess:preprocess",
+    "loader": "genrec_plugins.benchmarks.speed.loader:loader",
 }

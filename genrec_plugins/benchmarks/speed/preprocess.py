@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,12 +23,10 @@ def preprocess(options: Options) -> list[Timed]:
     every row a training row. TorchRec's ``tsv_to_npys`` does less: no vocabulary, the categories' hexadecimal numbers.
     """
     raw = options.raw
-    notes: dict[str, str] = {}
+    notes = {"TorchRec tsv_to_npys": "no vocabularies"}
     ways: dict[str, Callable[[], object]] = {
-        "genrec preprocess": lambda: _cpu(notes, "genrec preprocess", raw, lambda: ours(raw, options.folder / "ours")),
-        "TorchRec tsv_to_npys": lambda: _cpu(
-            notes, "TorchRec tsv_to_npys", raw, lambda: torchrecs(raw, options.folder)
-        ),
+        "genrec preprocess": lambda: ours(raw, options.folder / "ours"),
+        "TorchRec tsv_to_npys": lambda: torchrecs(raw, options.folder),
     }
     with ExitStack() as others:
         if not options.without_fuxictr("preprocess"):
@@ -64,10 +61,3 @@ def with_header(raw: Raw, path: Path) -> Path:
         while piece := file.read(1 << 20):
             out.write(piece.replace(b"\t", b","))
     return path
-
-
-def _cpu(notes: dict[str, str], name: str, raw: Raw, run: Callable[[], None]) -> None:
-    """Run, and note the processor time it took: on a busy machine that says more than the clock."""
-    began = time.process_time()
-    run()
-    notes[name] = f"{1e6 * (time.process_time() - began) / raw.rows:.2f} us of CPU a row"

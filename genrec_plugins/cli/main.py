@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "retrieve": ("genrec_plugins.cli.retrieve:retrieve", "Write the best next items of users, from a pre-trained run."),
     "uqa": ("genrec_plugins.cli.uqa:app", "Ask a language model about users, by soft tokens of their embeddings."),
     "tokenize": ("genrec_plugins.cli.tokenize:app", "Fit semantic-ID tokenizers, give items IDs, measure IDs."),
+    "profile": ("genrec_plugins.cli.profile:profile", "Measure MFU, FLOPs, operators and memory of components."),
     "schema": ("genrec_plugins.cli.schema:schema", "Print the JSON Schema of a run file, for editors."),
     "plugins": ("genrec_plugins.cli.plugins:app", "List, show and check the installed plugins."),
     "doctor": ("genrec_plugins.cli.doctor:doctor", "Say what is missing or mismatched in this installation."),

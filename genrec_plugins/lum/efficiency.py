@@ -1,21 +1,10 @@
 """Model FLOPs of an event in pre-training, and the rate they are held against: MFU in the log."""
 
-from typing import Any
-
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from genrec_plugins.lum.batches import SequenceBatch
-from genrec_plugins.profiling.flops import gemm_rate
-
-
-def _attention_flops(query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], *_: Any, **__: Any) -> int:
-    """Of the CPU's fused attention, ``[R, H, S, d]`` each, which torch's counter does not know."""
-    return int(sdpa_flop_count(query, key, value))
-
-
-_COUNTED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
+from genrec_plugins.profiling.flops import flop_counter, gemm_rate
 
 
 def loss_flops(model: nn.Module, batch: SequenceBatch) -> int:
@@ -27,9 +16,8 @@ def loss_flops(model: nn.Module, batch: SequenceBatch) -> int:
         model: with ``loss(batch)``.
         batch: events.
     """
-    counter = FlopCounterMode(display=False, custom_mapping=_COUNTED)
     devices = [batch.items.device] if batch.items.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), torch.no_grad(), counter:
+    with torch.random.fork_rng(devices=devices), torch.no_grad(), flop_counter() as counter:
         model.loss(batch)  # type: ignore[operator]
     return int(counter.get_total_flops())
 

@@ -149,8 +149,8 @@ def test_fat_is_computed_in_parts_by_default(monkeypatch: pytest.MonkeyPatch) ->
     fat = Fat(FatConfig(num_heads=2), context)
     sizes = []
     monkeypatch.setattr(fat_attention, "attend", lambda qkv, *rest: (sizes.append(qkv.shape[1]), attend(qkv, *rest))[1])
-    fat(torch.randn(150, 4), torch.randn(150, 39, 4))
-    assert sizes == [62, 62, 26]
+    fat(torch.randn(300, 4), torch.randn(300, 39, 4))
+    assert sizes == [125, 125, 50]
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -111,19 +111,27 @@ def fat_gemms(
             config = FatConfig(num_heads=HEADS, ffn_ratio=FFN_RATIO)
             fat = both_ways(Fat(config, context_of(fields, width)), fields, batch_size, width)
             products = fat_products(config, fields, batch_size, width)
-            bare = [product.work() for product in products]
+            bare = _all(product.work() for product in products)
             found += race(
                 f"FAT, width {width}",
                 {
                     "FAT forward + backward": on_the_cpu(fat),
-                    "its matrix products alone": on_the_cpu(lambda bare=bare: [work() for work in bare]),
+                    "its matrix products alone": on_the_cpu(bare),
                 },
                 amount=3e-9 * sum(product.flops for product in products),
                 unit="GFLOP/s",
                 turns=options.turns,
-                notes={"its matrix products alone": f"the ratio is FAT's share of this rate; B {batch_size}, F {fields}"},
+                notes={
+                    "its matrix products alone": f"the ratio is FAT's share of this rate; B {batch_size}, F {fields}"
+                },
             )
     return found
+
+
+def _all(works: Iterable[Callable[[], object]]) -> Callable[[], object]:
+    """All of them, one after the other."""
+    listed = list(works)
+    return lambda: [work() for work in listed]
 
 
 def fat_transformer(
@@ -145,7 +153,11 @@ def fat_transformer(
             shared = TransformerInteraction(
                 TransformerConfig(num_layers=1, num_heads=HEADS, ffn_width=hidden), context_of(fields, width)
             )
-            ways = {"FAT": fat, "transformer, shared weights": shared, "nn.TransformerEncoderLayer": _Layer(width, hidden)}
+            ways = {
+                "FAT": fat,
+                "transformer, shared weights": shared,
+                "nn.TransformerEncoderLayer": _Layer(width, hidden),
+            }
             found += race(
                 f"FAT block, width {width}",
                 {name: on_the_cpu(both_ways(module, fields, batch_size, width)) for name, module in ways.items()},

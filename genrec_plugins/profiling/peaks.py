@@ -1,0 +1,62 @@
+"""What a device could do: FLOP/s that MFU is held against."""
+
+from __future__ import annotations
+
+import torch
+
+from genrec_plugins.profiling.flops import clock_of, gemm_rate
+
+#: Dense bf16 FLOP/s of the makers' datasheets, without sparsity; parts of the device's name, the longer first.
+DATASHEET_BF16 = {
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "A100": 312e12,
+}
+
+
+def datasheet_peak(name: str) -> float | None:
+    """Dense bf16 FLOP/s of a GPU by its name; None for one that is not listed.
+
+    Example::
+
+        >>> datasheet_peak("NVIDIA H100 80GB HBM3"), datasheet_peak("Another GPU")
+        (989000000000000.0, None)
+    """
+    return next((peak for part, peak in DATASHEET_BF16.items() if part in name), None)
+
+
+class Peak:
+    """FLOP/s of a device: given, the datasheet's for bf16 on a known GPU, or the largest GEMM rate met in a run.
+
+    Args:
+        device: which device.
+        dtype: ``fp32`` or ``bf16`` (on a CPU, whose bf16 is slower, fp32 is measured all the same).
+        given: what the user says it is.
+
+    Example::
+
+        >>> Peak("cpu", given=1e12).look().flops
+        1000000000000.0
+    """
+
+    def __init__(self, device: torch.device | str = "cpu", dtype: str = "fp32", given: float | None = None) -> None:
+        self.device = torch.device(device)
+        on_gpu = self.device.type == "cuda"
+        self._dtype = torch.bfloat16 if dtype == "bf16" and on_gpu else torch.float32
+        self.flops, self.source, self._known = given or 0.0, "given", given is not None
+        if not self._known and dtype == "bf16" and on_gpu:
+            name = torch.cuda.get_device_name(self.device)
+            listed = datasheet_peak(name)
+            if listed is not None:
+                self.flops, self.source, self._known = listed, f"datasheet of {name}", True
+        if not self._known:
+            self.source = "largest GEMM rate of this run"
+
+    def look(self, seconds: float = 0.3) -> Peak:
+        """Measure again, where it is to be measured; the largest rate stays."""
+        if not self._known:
+            rate = gemm_rate(self.device, seconds=seconds, dtype=self._dtype, clock=clock_of(self.device))
+            self.flops = max(self.flops, rate)
+        return self

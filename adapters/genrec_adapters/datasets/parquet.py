@@ -94,6 +94,9 @@ class ParquetTable:
                 raise DataError(
                     f"{source.path}: column '{name}' is {found}, expected {self.columns[name]} as in file 1"
                 )
+        label = file.schema_arrow.field(self.label)
+        if _kind(label, source.path) == "list" or pa.types.is_temporal(label.type):
+            raise DataError(f"{source.path}: the label '{self.label}' is {label.type}, expected numbers 0 and 1")
         if file.metadata.num_rows == 0:
             raise DataError(f"{source.path}: has no rows, expected at least one; write it again")
         row = 0
@@ -101,18 +104,22 @@ class ParquetTable:
         while True:
             try:
                 batch = next(batches, None)
-            except (OSError, pa.ArrowException) as error:
+                if batch is None:
+                    break
+                batch.validate(full=True)  # polars panics on text that is not UTF-8
+                frame = pl.DataFrame(pl.from_arrow(batch)).select(names)
+                plain = frame.with_columns([_plain(frame[name]) for name in self.columns])
+            except (OSError, pa.ArrowException, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
                 problem = str(error).splitlines()[0]
                 raise DataError(f"{source.path}: cannot be read after row {row} ({problem}); write it again") from error
-            if batch is None:
-                return
-            frame = pl.DataFrame(pl.from_arrow(batch)).select(names)
-            yield self._usable(frame.with_columns([_plain(frame[name]) for name in self.columns]), source, row, policy)
+            yield self._usable(plain, source, row, policy)
             row += frame.height
+        if row != file.metadata.num_rows:
+            raise DataError(f"{source.path}: gave {row} rows of {file.metadata.num_rows}; write it again")
 
     def _usable(self, frame: pl.DataFrame, source: SourceFile, before: int, policy: ErrorPolicy) -> pl.DataFrame:
         raw = frame[self.label]
-        label = raw.cast(pl.Float64, strict=False)
+        label = _plain(raw).cast(pl.Float64, strict=False)
         good = label.is_in([0.0, 1.0]).fill_null(False)
         for index in (~good).arg_true().to_list():
             shown = "an empty value" if raw[index] is None else repr(raw[index])
@@ -135,7 +142,9 @@ def _kind(column: pa.Field, path: str) -> ColumnKind:
         return "list"
     if types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_decimal(kind):
         return "number"
-    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind) or types.is_temporal(kind):
+    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
+        return "string"
+    if types.is_temporal(kind) and not types.is_duration(kind):
         return "string"
     raise DataError(
         f"{path}: column '{column.name}' is {column.type}, expected numbers, text, times or lists; "

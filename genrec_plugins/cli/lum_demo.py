@@ -26,7 +26,7 @@ def demo(
 ) -> None:
     """Fit semantic IDs, pre-train LUM, query it, rank with and without its knowledge, retrieve; print one table.
 
-    Takes minutes on two cores. Given again, it goes on where it stopped.
+    Takes about six minutes on two cores. Given again, it goes on where it stopped.
 
     Examples:
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import traceback
@@ -109,6 +110,8 @@ def run_rank(task: TrainTask) -> Report | None:
             raise
         typer.echo(f"process {os.environ['RANK']}: another process was lost", err=True)
         sys.exit(1)
+    finally:
+        gc.freeze()  # else Python looks through all of torch for garbage when the process ends, for more than a second
     import torch.distributed as dist
 
     first = _is_first()

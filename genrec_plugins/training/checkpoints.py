@@ -224,9 +224,9 @@ def _plain_errors() -> Iterator[None]:
         yield
     except CheckpointException as error:
         causes = [cause for cause, _ in error.failures.values()]
-        known = next((cause for cause in causes if isinstance(cause, OSError)), causes[0])
-        if isinstance(known, Exception):
-            raise known from error
+        first = next((cause for cause in causes if isinstance(cause, OSError)), causes[0])
+        if isinstance(first, Exception):
+            raise first from error
         raise
 
 
@@ -237,7 +237,7 @@ def _make_optimizer_state(recipe: Trained) -> None:
     for group in groups:
         group["lr"] = 0.0
         for parameter in group["params"]:
-            if parameter.requires_grad and not isinstance(parameter, ShardedTensor):  # fused ones have theirs
+            if not isinstance(parameter, ShardedTensor) and parameter.requires_grad:  # fused ones have their state
                 parameter.grad = torch.zeros_like(parameter)
     recipe.optimizer.step()
     recipe.optimizer.zero_grad()

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from genrec_plugins.training.launch import launched
+from genrec_plugins.training.launch import launched, restarts
 from genrec_registry import GenrecError, ModelError
 
 T = TypeVar("T")
@@ -55,7 +55,13 @@ def ensure_process_group(device: torch.device) -> None:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group(backend, init_method="env://")
+    # The agent's store outlives a restart, with the addresses of the processes that were there before: a rank that
+    # reads one of those waits for ever. (Agents of several machines may count restarts differently.)
+    store, number, count = next(dist.rendezvous("env://", timeout=dist.default_pg_timeout))
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":
+        store = dist.PrefixStore(f"start-{restarts()[0]}", store)
+    store.set_timeout(dist.default_pg_timeout)
+    dist.init_process_group(backend, store=store, rank=number, world_size=count)
 
 
 @contextmanager

@@ -8,9 +8,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ROWS = 361
 TORCHREC = {"preset": "torchrec", "embedding_lr": 0.1, "dense_lr": 0.01, "eval_batch_size": 17}
 
-#: what is trained alike on any number of ranks: name -> (train section, model section) over the defaults
+#: name -> (train section, model section) over the defaults; without dropout, any number of ranks learns the same
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     # of 321 train rows the last batch has one, for all ranks
     "rowwise-adagrad": ({}, {}),
@@ -44,6 +48,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"interaction": {"type": "dcn", "num_layers": 1}},
     ),
     "encoder": ({"batch_size": 64}, {"encoder": {"type": "din"}}),
+    "dropout": ({"embedding_optimizer": "adagrad"}, {"dropout": 0.2}),
     "bars": ({"preset": "bars", "lr": 0.01, "embedding_l2": 0.01, "clip_grad_norm": 0.1}, {}),
 }
 
@@ -83,7 +88,7 @@ def run_config(table: Path, case: str, **train: Any) -> dict[str, Any]:
         fields["past"] = {"type": "behaviour", "max_length": 5}
     model = {"embedding_dim": 16, "over_arch": [16], "interaction": {"type": "dot"}, **model_section}
     shared = {"batch_size": 32, "epochs": 2, "threads": 1, "keep_checkpoints": 100}
-    shared["checkpoint_every"] = 4 if case.startswith("adagrad") else 0
+    shared["checkpoint_every"] = 4 if case in ("adagrad-cut", "dropout") else 0
     return {
         "seed": 3,
         "dataset": {"type": "parquet", "path": str(table), "label": "label"},
@@ -130,7 +135,7 @@ def do_job(job: dict[str, Any]) -> dict[str, Any]:
     return {"losses": losses, "report": report, "messages": messages}
 
 
-def run_ranks(folder: Path, ranks: int, jobs: list[dict[str, Any]], timeout: float = 300.0) -> list[dict[str, Any]]:
+def run_ranks(folder: Path, ranks: int, jobs: list[dict[str, Any]], timeout: float = 600.0) -> list[dict[str, Any]]:
     """Do jobs in a group of ranks.
 
     Args:
@@ -164,6 +169,32 @@ def run_ranks(folder: Path, ranks: int, jobs: list[dict[str, Any]], timeout: flo
             worker.kill()
     assert all(worker.returncode == 0 for worker in workers), "\n".join(errors)
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(ranks)]
+
+
+def genrec(
+    *arguments: str, module: Sequence[str] = ("genrec_plugins.cli",), **environment: str
+) -> subprocess.Popen[str]:
+    """Start ``genrec`` with these arguments."""
+    return subprocess.Popen(
+        [sys.executable, "-m", *module, *arguments], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def kill_rank(process: subprocess.Popen[str], rank: int, after: Path, timeout: float = 600.0) -> None:
+    """SIGKILL a rank that ``genrec train --nproc`` started, as soon as a file is there."""
+    until = time.monotonic() + timeout
+    while not after.exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < until
+        time.sleep(0.005)
+    ranks = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == process.pid and b"spawn_main" in (folder / "cmdline").read_bytes():
+                ranks.append(int(folder.name))
+    os.kill(sorted(ranks)[rank], signal.SIGKILL)
 
 
 def fail_on_last_rank() -> dict[str, Any]:

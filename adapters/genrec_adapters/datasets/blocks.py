@@ -12,7 +12,7 @@ import numpy as np
 
 from genrec_registry.errors import DataError
 
-BLOCK_BYTES = 24 << 20
+BLOCK_BYTES = 16 << 20
 _READ_BYTES = 4 << 20
 _LONGEST_LINE = 16 << 20
 _COUNT_BYTES = 1 << 20

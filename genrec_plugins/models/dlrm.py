@@ -152,7 +152,11 @@ def embedding_tables(
 
 
 def build_dlrm(
-    config: Any, fields: Sequence[FieldSpec], registry: Registry, device: torch.device | str = "cpu"
+    config: Any,
+    fields: Sequence[FieldSpec],
+    registry: Registry,
+    device: torch.device | str = "cpu",
+    table_device: torch.device | str | None = None,
 ) -> FieldDLRM:
     """Build the model of a run.
 
@@ -161,6 +165,7 @@ def build_dlrm(
         fields: the fitted fields of the prepared data.
         registry: where the interaction and the token modules come from.
         device: where the parameters are made; ``"meta"`` makes none.
+        table_device: where those of the tables are made; ``device`` if None.
 
     Returns:
         A :class:`FieldDLRM`, whose ``token_names`` are the fields the interaction sees.
@@ -169,6 +174,7 @@ def build_dlrm(
         ConfigError: the model section does not go with the fields.
     """
     device = torch.device(device)
+    table_device = device if table_device is None else torch.device(table_device)
     sparse_names = [
         name for table in embedding_tables(fields, 1) for name in table.feature_names
     ]  # table order is what SparseArch gives, not field order
@@ -189,7 +195,7 @@ def build_dlrm(
 
     with device:
         ebc = EmbeddingBagCollection(
-            tables=embedding_tables(fields, embedding_dim, config.embedding_init_std), device=device
+            tables=embedding_tables(fields, embedding_dim, config.embedding_init_std), device=table_device
         )
         dense_arch: nn.Module | None = None
         if config.dense == "mlp":
@@ -199,7 +205,7 @@ def build_dlrm(
             dense_arch = DenseTokens(fields, embedding_dim, registry)
         behaviour_arch: BehaviourArch | None = None
         if history is not None and encoder is not None:
-            behaviour_arch = build_behaviour_arch(config, history, encoder, embedding_dim, device)
+            behaviour_arch = build_behaviour_arch(config, history, encoder, embedding_dim, table_device)
         context = InteractionContext(embedding_dim=embedding_dim, token_names=tuple(token_names))
         inter_arch = registry.create("interaction", config.interaction, context)
         over_arch = DropoutOverArch(inter_arch.out_features, [*config.over_arch, 1], config.dropout, device=device)

@@ -15,6 +15,7 @@ from genrec_plugins.models import FieldDLRM
 from genrec_plugins.training.checkpoints import load_plain_weights
 from genrec_plugins.training.ranks import total, world_size
 from genrec_plugins.training.settings import BarsTraining, TorchRecTraining
+from genrec_plugins.training.table_drawing import draw_tables
 from genrec_registry import ModelError
 
 
@@ -93,7 +94,9 @@ class TorchRecRecipe:
         self.model = DistributedModelParallel(
             train, env=sharding.env, device=device, plan=sharding.plan, sharders=sharding.sharders
         )
-        if not any(value.is_meta for value in built.values()):
+        if any(value.is_meta for value in built.values()):
+            draw_tables(self.model, sharding.tables, torch.initial_seed())
+        else:
             # A sharded EmbeddingBagCollection draws its tables anew: what was loaded would be lost, and what is
             # learned would depend on the number of ranks.
             load_plain_weights(self.model, {name.removeprefix("model."): value for name, value in built.items()})

@@ -30,7 +30,10 @@ class _Training(Config):
     keep_checkpoints: PositiveInt = Field(2, description="checkpoints kept, newest first")
     log_every: PositiveInt = Field(20, description="steps between TensorBoard points")
     device: str = Field("auto", description="auto, cpu or cuda")
-    amp: Literal["none", "bf16"] = Field("none", description="autocast of the dense part; bf16 pays on GPUs only")
+    amp: Literal["none", "bf16"] = Field(
+        "none",
+        description="autocast of the dense part; bf16 pays on GPUs, and on CPUs that multiply in it (AVX512-BF16, AMX)",
+    )
     threads: NonNegativeInt = Field(0, description="CPU threads of torch; 0: torch's default")
     warm_start: WarmStart | None = Field(None, description="pre-trained weights that model.encoder begins at")
 
@@ -71,6 +74,11 @@ class ShardingConfig(TableSharding):
     tables: dict[str, TableSharding] = Field(
         default_factory=dict, description="table, or a pattern as 'C{1..3}' -> how it is laid out"
     )
+    draw: Literal["whole", "pieces"] = Field(
+        "whole",
+        description="first values of the tables. whole: every process draws all and keeps its part; pieces: its part "
+        "alone, for tables that fit no process; the values differ between the two",
+    )
     memory_gb: PositiveFloat | None = Field(
         None, description="memory of a process for tables; null: the GPU's, or its part of the machine's"
     )
@@ -101,9 +109,11 @@ class TorchRecTraining(_Training):
     sharding: ShardingConfig = Field(default_factory=ShardingConfig, description="how tables lie over the processes")
 
     @model_validator(mode="after")
-    def _decay_needs_adamw(self) -> Self:
+    def _settings_go_together(self) -> Self:
         if self.weight_decay and self.dense_optimizer != "adamw":
             raise ValueError("'weight_decay' goes with dense_optimizer: adamw; set that, or drop weight_decay")
+        if self.warm_start is not None and self.sharding.draw == "pieces":
+            raise ValueError("'warm_start' goes with sharding.draw: whole; drop one of the two")
         return self
 
 

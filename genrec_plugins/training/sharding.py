@@ -47,12 +47,14 @@ class Sharding:
         sharders: of both kinds of collection.
         env: the process group.
         replicated: names of the parameters of data-parallel tables, which no fused optimizer updates.
+        tables: the tables' configs.
     """
 
     plan: ShardingPlan
     sharders: list[ModuleSharder[nn.Module]]
     env: ShardingEnv
     replicated: frozenset[str]
+    tables: tuple[BaseEmbeddingConfig, ...]
 
     def layout(self, *, rowwise: bool) -> dict[str, str]:
         """Table -> how it lies, where the state of its optimizer cannot be carried over to another layout.
@@ -119,7 +121,8 @@ def sharding_plan(
                 "one sort of machine, or set train.sharding.memory_gb"
             )
     group = dist.distributed_c10d._get_default_group()
-    return Sharding(plan, sharders, ShardingEnv.from_process_group(group), _replicated(plan, model))
+    env = ShardingEnv.from_process_group(group)
+    return Sharding(plan, sharders, env, _replicated(plan, model), tuple(tables))
 
 
 def _tables(model: nn.Module) -> list[BaseEmbeddingConfig]:

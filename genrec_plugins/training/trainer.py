@@ -87,6 +87,12 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def table_device(settings: TorchRecTraining | BarsTraining) -> str | None:
+    """Where a model's tables are built: on no device where their pieces are drawn later, as they come to lie."""
+    pieces = isinstance(settings, TorchRecTraining) and settings.sharding.draw == "pieces"
+    return "meta" if pieces else None
+
+
 class Trainer:
     """Trains one model on prepared rows, alone or as one of the ranks of a process group.
 
@@ -140,7 +146,9 @@ class Trainer:
             self.steps_per_epoch = len(self.loader)
             if self.steps_per_epoch == 0:
                 raise ConfigError("the train split has no rows; change 'split' or the dataset")
-            self.model: FieldDLRM = build_dlrm(config.model, prepared.fields, registry)
+            self.model: FieldDLRM = build_dlrm(
+                config.model, prepared.fields, registry, table_device=table_device(settings)
+            )
             if settings.warm_start is not None:
                 self.warm_start = warm_start(self.model, settings.warm_start, prepared, registry)
                 self.reporter.message(str(self.warm_start))

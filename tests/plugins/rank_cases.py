@@ -47,6 +47,10 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
         {"interaction": {"type": "dcn", "num_layers": 1}},
     ),
+    "pieces": (
+        {"embedding_optimizer": "sgd", "sharding": {"draw": "pieces", "type": "column_wise", "columns": 8}},
+        {"embedding_init_std": 0.5},
+    ),
     "encoder": ({"batch_size": 64}, {"encoder": {"type": "din"}}),
     "dropout": ({"embedding_optimizer": "adagrad"}, {"dropout": 0.2}),
     "bars": ({"preset": "bars", "lr": 0.01, "embedding_l2": 0.01, "clip_grad_norm": 0.1}, {}),

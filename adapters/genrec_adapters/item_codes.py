@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from genrec_adapters.state import checked_state, read_parquet
 from genrec_registry.errors import DataError
 
 Codes = npt.NDArray[np.int32]
@@ -94,26 +95,24 @@ class ItemCodes:
         import pyarrow.parquet as pq
 
         try:
-            sizes = tuple(json.loads((pq.read_metadata(path).metadata or {})[SIZES.encode()]))
-            frame = pl.read_parquet(path)
-            items, codes = tuple(frame["item"].to_list()), np.array(frame["codes"].to_list(), dtype=np.int32)
-        except (OSError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
+            sizes = _sizes(json.loads((pq.read_metadata(path).metadata or {})[SIZES.encode()]))
+            items, codes = _read_codes(path, len(sizes))
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, pl.exceptions.PolarsError) as error:
             raise DataError(
                 f"{path}: holds no item codes ({error}); name what 'genrec tokenize encode' wrote"
             ) from error
-        return cls(items=items, codes=codes.reshape(-1, len(sizes)), sizes=sizes)
+        return cls(items=items, codes=codes, sizes=sizes)
 
     @classmethod
     def _read_directory(cls, path: Path) -> Self:
         import polars as pl
 
         try:
-            frame = pl.read_parquet(path / FILE)
-            sizes = tuple(json.loads((path / "tokenizer.json").read_text())["sizes"])
-            codes = np.array(frame["codes"].to_list(), dtype=np.int32)
-        except (OSError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
+            sizes = _sizes(json.loads((path / "tokenizer.json").read_text())["sizes"])
+            items, codes = _read_codes(path / FILE, len(sizes))
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, pl.exceptions.PolarsError) as error:
             raise DataError(f"{path}: holds no item codes ({error}); name what 'genrec tokenize fit' wrote") from error
-        return cls(items=tuple(frame["item"].to_list()), codes=codes.reshape(-1, len(sizes)), sizes=sizes)
+        return cls(items=items, codes=codes, sizes=sizes)
 
     @classmethod
     def _read_index(cls, path: Path) -> Self:
@@ -133,6 +132,25 @@ class ItemCodes:
 
         column = pl.Series("codes", self.codes, dtype=pl.Array(pl.Int32, len(self.sizes)))
         pl.DataFrame({"item": pl.Series(self.items, dtype=pl.String), "codes": column}).write_parquet(directory / FILE)
+
+
+def _sizes(data: Any) -> tuple[int, ...]:
+    sizes = tuple(checked_state(list[int], data))
+    if not sizes or min(sizes) < 1:
+        raise ValueError(f"the codebook sizes are {list(sizes)}")
+    return sizes
+
+
+def _read_codes(path: Path, levels: int) -> tuple[tuple[str, ...], Codes]:
+    """Items and codes ``[N, levels]``; raises ValueError or polars' errors where a file is another or damaged."""
+    frame = read_parquet(path, ["item", "codes"])
+    items, rows = frame["item"].to_list(), frame["codes"].to_list()
+    if not all(isinstance(item, str) for item in items):
+        raise ValueError("it has items that are no text")
+    widths = sorted({-1 if row is None else len(row) for row in rows})
+    if widths not in ([], [levels]):
+        raise ValueError(f"codes have shape [{len(rows)}, {widths[0]}], expected [N, {levels}]")
+    return tuple(items), np.array(rows, dtype=np.int32).reshape(-1, levels)
 
 
 def _numbers(tokens: list[str]) -> list[str]:

@@ -26,7 +26,7 @@ from genrec_adapters.datasets.files import digest_file
 from genrec_adapters.field_types.vocabulary import VocabularyIds
 from genrec_adapters.knowledge_tables import write_items, write_users
 from genrec_adapters.preprocess.swap import replaced
-from genrec_adapters.state import checked_state
+from genrec_adapters.state import checked_state, read_parquet
 from genrec_registry.errors import DataError
 
 FORMAT = "genrec-knowledge"
@@ -181,7 +181,7 @@ class KnowledgeStore:
                 raise DataError(f"{path}: has sha256 {found[:16]}.., expected {self.files[name][:16]}..; {_AGAIN}")
             self._checked.add(name)
         try:
-            return pl.read_parquet(path, columns=list(columns))
+            return read_parquet(path, columns)
         except pl.exceptions.PolarsError as error:
             problem = str(error).splitlines()[0]
             raise DataError(f"{path}: has not the columns that {MANIFEST} names ({problem}); {_AGAIN}") from error

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from genrec_registry.contracts import FieldSpec, Split
+from genrec_registry.contracts import SPLITS, FieldSpec, Split
 from genrec_registry.errors import DataError
 
 FORMAT: Literal["genrec-prepared"] = "genrec-prepared"
@@ -111,11 +111,27 @@ class Manifest(_Part):
         if data.get("version") != VERSION:
             raise DataError(f"{path}: has format version {data.get('version')}, this program reads {VERSION}; {_AGAIN}")
         try:
-            return cls.model_validate(data)
+            found = cls.model_validate(data)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             raise DataError(f"{path}: key '{where}' is damaged ({first['msg']}); {_AGAIN}") from None
+        problem = found._problem()
+        if problem:
+            raise DataError(f"{path}: {problem}; {_AGAIN}")
+        return found
+
+    def _problem(self) -> str:
+        """What its parts disagree on; empty if nothing."""
+        if set(self.splits) != set(SPLITS):
+            return f"has the splits {', '.join(self.splits)}, expected {', '.join(SPLITS)}"
+        for name, split in self.splits.items():
+            if split.rows != sum(shard.rows for shard in split.shards):
+                return f"split '{name}' has {split.rows} rows, and its files another number"
+        for entry in self.entries():
+            if Path(entry.path).is_absolute() or ".." in Path(entry.path).parts:
+                return f"names the file {entry.path}, outside its folder"
+        return ""
 
     def entries(self) -> list[FileEntry]:
         """Every file the manifest names."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from genrec_adapters.manifest import Manifest
+from genrec_adapters.state import read_parquet
 from genrec_registry.config import parse_component
 from genrec_registry.contracts import (
     DenseFeature,
@@ -18,7 +19,7 @@ from genrec_registry.contracts import (
     SparseFeature,
     Split,
 )
-from genrec_registry.errors import DataError
+from genrec_registry.errors import DataError, GenrecError
 from genrec_registry.manager import Registry
 
 
@@ -90,22 +91,43 @@ class Prepared:
             PluginError: a field's type is not installed.
             DataError: its state is damaged.
         """
-        import polars as pl
-
         restored: dict[str, FittedField] = {}
         for entry in self.manifest.fields:
             config = parse_component(registry, "field-type", entry.config)
             field: FieldType = registry.create("field-type", config, entry.spec.name)
+            state = self.field_state(entry.spec.name)
             try:
-                facts = json.loads((self.directory / entry.state.path).read_bytes())
-                tables = {name: pl.read_parquet(self.directory / file.path) for name, file in entry.tables.items()}
-            except (OSError, ValueError, pl.exceptions.PolarsError) as error:
-                raise DataError(
-                    f"{self.directory}: state of field '{entry.spec.name}' cannot be read ({error}); "
-                    "run 'genrec preprocess' again"
-                ) from error
-            restored[entry.spec.name] = field.restore(FieldState(json=facts, tables=tables))
+                restored[entry.spec.name] = field.restore(state)
+            except GenrecError:
+                raise
+            except Exception as error:  # a type may take its state for granted
+                raise self._damaged(entry.spec.name, error) from error
         return restored
+
+    def field_state(self, name: str) -> FieldState:
+        """What a field learned, as it was written.
+
+        Args:
+            name: of the field; it must be one of :attr:`fields`.
+
+        Raises:
+            DataError: it is damaged.
+        """
+        import polars as pl
+
+        entry = next(entry for entry in self.manifest.fields if entry.spec.name == name)
+        try:
+            facts = json.loads((self.directory / entry.state.path).read_bytes())
+            tables = {key: read_parquet(self.directory / file.path) for key, file in entry.tables.items()}
+        except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+            raise self._damaged(name, error) from error
+        return FieldState(json=facts, tables=tables)
+
+    def _damaged(self, name: str, error: Exception) -> DataError:
+        problem = (str(error) or type(error).__name__).splitlines()[0]
+        return DataError(
+            f"{self.directory}: state of field '{name}' cannot be read ({problem}); run 'genrec preprocess' again"
+        )
 
     def verify(self) -> None:
         """Check the digests of all files; reads everything.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -145,16 +146,16 @@ def _gather(
     start = 0
     for path, batch in batches:
         stop = start + batch.num_rows
-        labels[start:stop] = _column(batch, LABEL_COLUMN, path).to_numpy(zero_copy_only=False)
+        labels[start:stop] = _column(batch, LABEL_COLUMN, path, _is_number).to_numpy(zero_copy_only=False)
         for position, feature in enumerate(one_hot):
-            values = _column(batch, feature.name, path).to_numpy(zero_copy_only=False)
+            values = _column(batch, feature.name, path, pa.types.is_integer).to_numpy(zero_copy_only=False)
             _check_range(values, feature, path)
             ids[start:stop, position] = values
         for position, feature in enumerate(multi):
-            lists[position].append(_ragged(_column(batch, feature.name, path), feature, path))
+            lists[position].append(_ragged(_column(batch, feature.name, path, _is_id_list), feature, path))
         first = 0
         for wide in dense:
-            column = _column(batch, wide.name, path)
+            column = _column(batch, wide.name, path, partial(_is_vector, wide.width))
             flat = column.flatten() if pa.types.is_fixed_size_list(column.type) else column
             block = flat.to_numpy(zero_copy_only=False).reshape(batch.num_rows, wide.width)
             floats[start:stop, first : first + wide.width] = block
@@ -172,6 +173,8 @@ def _batches(path: Path, count: int) -> list[pa.RecordBatch]:
                 batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
         else:
             batches = pq.read_table(path, memory_map=True).to_batches()
+        for batch in batches:
+            batch.validate(full=True)  # offsets that lie would reach beyond the buffers
     except (OSError, pa.ArrowException) as error:
         problem = str(error).splitlines()[0]
         raise DataError(f"{path}: cannot be read ({problem}); run 'genrec preprocess' again") from error
@@ -181,10 +184,30 @@ def _batches(path: Path, count: int) -> list[pa.RecordBatch]:
     return batches
 
 
-def _column(batch: pa.RecordBatch, name: str, path: Path) -> Any:
+def _column(batch: pa.RecordBatch, name: str, path: Path, fits: Callable[[pa.DataType], bool]) -> Any:
     if name not in batch.schema.names:
         raise DataError(f"{path}: has no column '{name}', as the manifest says it has; run 'genrec preprocess' again")
-    return batch.column(name)
+    column = batch.column(name)
+    if column.null_count or not fits(column.type):
+        raise DataError(
+            f"{path}: column '{name}' is {column.type} with {column.null_count} nulls, which is not what the manifest "
+            "says of it; run 'genrec preprocess' again"
+        )
+    return column
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def _is_id_list(kind: pa.DataType) -> bool:
+    return bool((pa.types.is_list(kind) or pa.types.is_large_list(kind)) and pa.types.is_integer(kind.value_type))
+
+
+def _is_vector(width: int, kind: pa.DataType) -> bool:
+    if pa.types.is_fixed_size_list(kind):
+        return bool(kind.list_size == width) and _is_number(kind.value_type)
+    return width == 1 and _is_number(kind)
 
 
 def _check_range(values: npt.NDArray[Any], feature: SparseFeature, path: Path) -> None:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
+
+if TYPE_CHECKING:
+    import polars as pl
 
 T = TypeVar("T")
 
@@ -35,3 +40,30 @@ def checked_state(kind: type[T], data: Any) -> T:
         where = ".".join(str(part) for part in first["loc"])
         found = "" if first["type"] == "missing" else f", found {str(first['input'])[:40]}"
         raise ValueError(f"key '{where}': {first['msg'][:1].lower()}{first['msg'][1:]}{found}") from None
+
+
+def read_parquet(path: str | Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """``polars.read_parquet`` of a file that may be damaged: polars panics on some damage.
+
+    Args:
+        path: the file.
+        columns: which; all if None.
+
+    Raises:
+        OSError: it cannot be read.
+        PolarsError: it is damaged, or lacks a column.
+
+    Example::
+
+        >>> import polars as pl, tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "t.parquet"
+        >>> pl.DataFrame({"a": [1], "b": [2]}).write_parquet(path)
+        >>> read_parquet(path, ["b"]).to_dicts()
+        [{'b': 2}]
+    """
+    import polars as pl
+
+    try:
+        return pl.read_parquet(path, columns=None if columns is None else list(columns))
+    except pl.exceptions.PanicException as error:
+        raise pl.exceptions.ComputeError(f"damaged Parquet file: {str(error).splitlines()[0]}") from None

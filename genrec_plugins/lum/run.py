@@ -24,7 +24,7 @@ import polars as pl
 
 from genrec_adapters.behaviour.build import encode_events
 from genrec_adapters.behaviour.histories import Catalogue, Histories, Vocabulary
-from genrec_adapters.state import checked_state
+from genrec_adapters.state import checked_state, read_parquet
 from genrec_plugins.files import written_aside
 from genrec_plugins.lum.config import InfoNCEObjective, LoadedLum, parse_lum
 from genrec_plugins.lum.data import LumData, load_data
@@ -126,7 +126,7 @@ class LumRun:
             facts = checked_state(LumFacts, found["facts"])
             config = checked_state(dict[str, Any], found["config"])
             values = checked_state(dict[str, list[str]], json.loads((directory / _CONDITIONS).read_text()))
-            frame = pl.read_parquet(directory / _CATALOGUE)
+            frame = read_parquet(directory / _CATALOGUE)
             catalogue = _read_catalogue(frame, facts)
         except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
             raise DataError(

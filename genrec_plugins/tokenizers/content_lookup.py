@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from genrec_adapters.behaviour.histories import Histories, Vocabulary
+from genrec_adapters.state import read_parquet
 from genrec_plugins.tokenizers.content_config import CoOccurrenceSource, Empty, TableSource
 from genrec_plugins.tokenizers.inputs import Floats
 from genrec_registry import DataError
@@ -185,7 +186,7 @@ def _read_npy(config: TableSource) -> tuple[list[str], Floats]:
 
 def _read_parquet(path: str) -> tuple[list[str], Floats]:
     try:
-        frame = pl.read_parquet(path, columns=["item", "embedding"])
+        frame = read_parquet(path, ["item", "embedding"])
         items = frame["item"].cast(pl.String).to_list()
         lists = frame["embedding"].cast(pl.List(pl.Float32))
         widths = lists.list.len().unique().to_list()

@@ -125,9 +125,9 @@ class TrainedRun:
         from genrec_plugins.models import build_dlrm
         from genrec_plugins.training.trainer import pick_device
 
-        model = build_dlrm(self.run.config.model, self.prepared.fields, self.run.registry)
         path = self.directory / "model.safetensors"
         try:
+            model = build_dlrm(self.run.config.model, self.prepared.fields, self.run.registry)
             model.load_state_dict(load_file(path))
         except (OSError, SafetensorError, RuntimeError) as error:
             raise ModelError(

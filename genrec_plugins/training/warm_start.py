@@ -203,6 +203,5 @@ def _load_tables(
 
 def _vocabularies(prepared: Prepared, field: str) -> dict[str, pl.Series]:
     """The values of each feature of a field in the order of their ids, from 1."""
-    entry = next(entry for entry in prepared.manifest.fields if entry.spec.name == field)
-    tables = {name: pl.read_parquet(prepared.directory / file.path) for name, file in entry.tables.items()}
+    tables = prepared.field_state(field).tables
     return {name: table["value"] for name, table in tables.items() if "value" in table.columns}

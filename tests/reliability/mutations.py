@@ -79,10 +79,12 @@ def damaged(draw: st.DrawFn, data: bytes, *, most: int = 3) -> bytes:
     for _ in range(draw(st.integers(1, most))):
         place = draw(st.integers(0, len(data)))
         end = min(len(data), place + draw(st.sampled_from([0, 0, 1, 1, 2, 5, 40])))
-        kind = draw(st.sampled_from(["put", "put", "put", "remove", "double", "cut", "line"]))
+        kind = draw(st.sampled_from(["put", "put", "put", "flip", "flip", "remove", "double", "cut", "line"]))
         if kind == "put":
             what = draw(st.one_of(st.sampled_from(FRAGMENTS), st.binary(min_size=1, max_size=3)))
             data = data[:place] + what + data[end:]
+        elif kind == "flip":  # the length stays
+            data = data[:place] + draw(st.binary(min_size=end - place, max_size=end - place)) + data[end:]
         elif kind == "remove":
             data = data[:place] + data[end:]
         elif kind == "double":

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
 import yaml
 from hypothesis import strategies as st
@@ -19,6 +18,7 @@ from genrec_adapters.item_codes import ItemCodes
 from genrec_adapters.knowledge import KnowledgeStore
 from genrec_adapters.loader import BatchLoader
 from genrec_adapters.prepared import Prepared
+from genrec_adapters.raw import raw_batches
 from genrec_plugins.config import parse_run
 from genrec_plugins.lum.config import parse_lum
 from genrec_plugins.lum.run import LumRun
@@ -108,9 +108,9 @@ def use_prepared(folder: Path) -> None:
     for split in ("train", "valid", "test"):
         for _ in BatchLoader(prepared, split, 16):  # type: ignore[arg-type]
             pass
-    raw = pl.DataFrame({"a": ["a1", None], "b": ["b1", "z"], "x": [0.5, None]})
-    for field in prepared.restore_fields(default_registry()).values():
-        raw.select(field.encode())
+    rows = {"type": "csv", "path": str(folder.parent / "raw.csv"), "label": "y", "numbers": ["x"]}
+    for _ in raw_batches(prepared, rows, default_registry(), 2):
+        pass
     prepared.verify()
 
 
@@ -166,6 +166,7 @@ def state_holds(name: str, made: Path, folder: Path, examples: int) -> None:
     directory, pattern, use = FILES[name]
     here = folder / directory
     shutil.copytree(made / directory, here)
+    (folder / "raw.csv").write_text("y,a,b,x\n0,a1,b1,0.5\n1,,z,\n")
     (path,) = here.glob(pattern)
     sound = path.read_bytes()
     use(here)

@@ -10,6 +10,7 @@ from genrec_adapters.field_types.base import Fitted
 from genrec_adapters.field_types.columns import text
 from genrec_adapters.field_types.configs import BehaviourConfig, condition_name
 from genrec_adapters.field_types.vocabulary import OOV, Ids, ValueCounter, VocabularyIds, ids_for
+from genrec_adapters.state import read_parquet
 from genrec_registry import BehaviourSpec, DataError, FieldFitter, FieldSpec, FieldState, SparseFeature, did_you_mean
 from genrec_registry.contracts import ColumnKind
 
@@ -170,7 +171,7 @@ def _value(texts: pl.Expr, of_item: pl.DataFrame | None = None) -> pl.Expr:
 
 def _item_values(path: str, column: str, where: str) -> pl.DataFrame:
     try:
-        frame = pl.read_parquet(path)
+        frame = read_parquet(path)
     except (OSError, pl.exceptions.PolarsError) as error:
         problem = str(error).splitlines()[0]
         raise DataError(

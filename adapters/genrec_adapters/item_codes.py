@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from genrec_adapters.state import checked_state, read_parquet
+from genrec_adapters.state import checked_state, parse_json, read_parquet
 from genrec_registry.errors import DataError
 
 Codes = npt.NDArray[np.int32]
@@ -95,7 +94,7 @@ class ItemCodes:
         import pyarrow.parquet as pq
 
         try:
-            sizes = _sizes(json.loads((pq.read_metadata(path).metadata or {})[SIZES.encode()]))
+            sizes = _sizes(parse_json((pq.read_metadata(path).metadata or {})[SIZES.encode()]))
             items, codes = _read_codes(path, len(sizes))
         except (OSError, ValueError, KeyError, TypeError, OverflowError, pl.exceptions.PolarsError) as error:
             raise DataError(
@@ -108,7 +107,7 @@ class ItemCodes:
         import polars as pl
 
         try:
-            sizes = _sizes(json.loads((path / "tokenizer.json").read_text())["sizes"])
+            sizes = _sizes(parse_json((path / "tokenizer.json").read_text())["sizes"])
             items, codes = _read_codes(path / FILE, len(sizes))
         except (OSError, ValueError, KeyError, TypeError, OverflowError, pl.exceptions.PolarsError) as error:
             raise DataError(f"{path}: holds no item codes ({error}); name what 'genrec tokenize fit' wrote") from error
@@ -118,7 +117,7 @@ class ItemCodes:
     def _read_index(cls, path: Path) -> Self:
         try:
             raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-            index = {str(item): [int(code) for code in _numbers(tokens)] for item, tokens in json.loads(raw).items()}
+            index = {str(item): [int(code) for code in _numbers(tokens)] for item, tokens in parse_json(raw).items()}
         except (OSError, ValueError, AttributeError, TypeError) as error:
             raise DataError(f"{path}: is no index of item codes ({error}); expected JSON, item -> tokens") from error
         if not index or len({len(codes) for codes in index.values()}) != 1:

@@ -26,7 +26,7 @@ from genrec_adapters.datasets.files import digest_file
 from genrec_adapters.field_types.vocabulary import VocabularyIds
 from genrec_adapters.knowledge_tables import write_items, write_users
 from genrec_adapters.preprocess.swap import replaced
-from genrec_adapters.state import checked_state, read_parquet
+from genrec_adapters.state import checked_state, parse_json, read_parquet
 from genrec_registry.errors import DataError
 
 FORMAT = "genrec-knowledge"
@@ -120,7 +120,7 @@ class KnowledgeStore:
         directory = Path(directory)
         try:
             raw = (directory / MANIFEST).read_bytes()
-            data = json.loads(raw)
+            data = parse_json(raw)
             if not isinstance(data, dict) or data.pop("format") != FORMAT:
                 raise ValueError("its format is another")
             if (version := data.pop("version")) != VERSION:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from genrec_adapters.state import parse_json
 from genrec_registry.contracts import SPLITS, FieldSpec, Split
 from genrec_registry.errors import DataError
 
@@ -100,7 +100,7 @@ class Manifest(_Part):
         """
         path = directory / NAME
         try:
-            data = json.loads(path.read_bytes())
+            data = parse_json(path.read_bytes())
         except FileNotFoundError:
             what = "has no manifest.json" if directory.is_dir() else "does not exist"
             raise DataError(f"{directory}: {what}, expected prepared data; run 'genrec preprocess' first") from None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from genrec_adapters.manifest import Manifest
-from genrec_adapters.state import read_parquet
+from genrec_adapters.state import parse_json, read_parquet
 from genrec_registry.config import parse_component
 from genrec_registry.contracts import (
     DenseFeature,
@@ -117,7 +116,7 @@ class Prepared:
 
         entry = next(entry for entry in self.manifest.fields if entry.spec.name == name)
         try:
-            facts = json.loads((self.directory / entry.state.path).read_bytes())
+            facts = parse_json((self.directory / entry.state.path).read_bytes())
             tables = {key: read_parquet(self.directory / file.path) for key, file in entry.tables.items()}
         except (OSError, ValueError, pl.exceptions.PolarsError) as error:
             raise self._damaged(name, error) from error

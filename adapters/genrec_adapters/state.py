@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +13,30 @@ if TYPE_CHECKING:
     import polars as pl
 
 T = TypeVar("T")
+
+
+def parse_json(text: str | bytes, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """``json.loads``; text that is nested too deeply is as wrong as any other.
+
+    Args:
+        text: of a file that may be damaged.
+        pairs: makes something of the pairs of an object; a dict if None.
+
+    Raises:
+        ValueError: it is not JSON.
+
+    Example::
+
+        >>> parse_json('{"a": 1}')
+        {'a': 1}
+        >>> parse_json("[" * 100_000)
+        Traceback (most recent call last):
+        ValueError: nested too deeply
+    """
+    try:
+        return json.loads(text, object_pairs_hook=pairs)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def checked_state(kind: type[T], data: Any) -> T:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from genrec_adapters.state import parse_json
 from genrec_plugins.files import written_aside
 
 
@@ -17,7 +18,7 @@ def load_kept(path: Path, identity: str) -> dict[str, Any] | None:
         identity: digest of the run and its data.
     """
     try:
-        data = json.loads(path.read_text())
+        data = parse_json(path.read_text())
         return dict(data["cell"]) if data["identity"] == identity else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -24,7 +24,7 @@ import polars as pl
 
 from genrec_adapters.behaviour.build import encode_events
 from genrec_adapters.behaviour.histories import Catalogue, Histories, Vocabulary
-from genrec_adapters.state import checked_state, read_parquet
+from genrec_adapters.state import checked_state, parse_json, read_parquet
 from genrec_plugins.files import written_aside
 from genrec_plugins.lum.config import InfoNCEObjective, LoadedLum, parse_lum
 from genrec_plugins.lum.data import LumData, load_data
@@ -122,10 +122,10 @@ class LumRun:
         """
         directory = Path(directory)
         try:
-            found = json.loads((directory / _RUN).read_text())
+            found = parse_json((directory / _RUN).read_text())
             facts = checked_state(LumFacts, found["facts"])
             config = checked_state(dict[str, Any], found["config"])
-            values = checked_state(dict[str, list[str]], json.loads((directory / _CONDITIONS).read_text()))
+            values = checked_state(dict[str, list[str]], parse_json((directory / _CONDITIONS).read_text()))
             frame = read_parquet(directory / _CATALOGUE)
             catalogue = _read_catalogue(frame, facts)
         except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:

@@ -17,6 +17,7 @@ import polars as pl
 from pydantic import TypeAdapter, ValidationError
 
 from genrec_adapters.behaviour.histories import Histories, Vocabulary
+from genrec_adapters.state import parse_json
 from genrec_plugins.tokenizers.content_config import (
     ContentSource,
     CoOccurrenceSource,
@@ -123,7 +124,7 @@ class FittedContent:
         """
         path = directory / FILE
         try:
-            facts = json.loads(path.read_text())
+            facts = parse_json(path.read_text())
             configs = TypeAdapter(tuple[ContentSource, ...]).validate_python(facts["sources"])
             widths = list(facts["widths"])
         except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:

@@ -11,6 +11,7 @@ import numpy as np
 
 from genrec_adapters.item_codes import Codes, ItemCodes
 from genrec_adapters.preprocess.swap import replaced
+from genrec_adapters.state import parse_json
 from genrec_plugins.files import system_errors
 from genrec_plugins.tokenizers.collisions import CollisionPolicy, make_policy, parse_collisions
 from genrec_plugins.tokenizers.inputs import CHUNK_ROWS, check_catalogue, check_embeddings, chunks
@@ -204,7 +205,7 @@ def load_tokenizer(directory: str | Path, registry: Registry | None = None) -> F
     """
     registry, directory = registry or default_registry(), Path(directory)
     try:
-        data = json.loads((directory / MANIFEST).read_bytes())
+        data = parse_json((directory / MANIFEST).read_bytes())
         if not isinstance(data, dict) or data["format"] != FORMAT:
             raise ValueError("its format is another")
         if data["version"] != VERSION:

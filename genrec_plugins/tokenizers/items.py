@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from genrec_adapters.state import parse_json
 from genrec_registry import DataError
 from genrec_registry.contracts import ErrorPolicy
 
@@ -118,16 +118,16 @@ def _json_rows(raw: bytes) -> list[dict[str, Any]] | None:
     """Objects with an ``item`` each, from an array or from lines; None for anything else."""
     first = raw.lstrip()[:1]
     if first == b"[":
-        rows = json.loads(raw)
+        rows = parse_json(raw)
         return rows if all(isinstance(row, dict) for row in rows) else None
     line = raw.lstrip().split(b"\n", 1)[0]
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError:
         return None
     if not (isinstance(row, dict) and "item" in row and not isinstance(row["item"], dict)):
         return None
-    return [json.loads(line) for line in raw.splitlines() if line.strip()]
+    return [parse_json(line) for line in raw.splitlines() if line.strip()]
 
 
 def _standard(frame: pl.DataFrame, path: Path) -> pl.DataFrame:

@@ -23,6 +23,7 @@ from genrec_adapters.behaviour.histories import Histories, Vocabulary
 from genrec_adapters.behaviour.splits import HistorySplit, leave_one_out, time_split
 from genrec_adapters.item_codes import SIZES, ItemCodes
 from genrec_adapters.preprocess.swap import replaced
+from genrec_adapters.state import parse_json
 from genrec_plugins.files import written_aside
 from genrec_plugins.lum.config import OfficialSplit, TimeSplit
 from genrec_plugins.tokenizers.content import FittedContent, fit_content
@@ -265,7 +266,7 @@ def open_codes(path: Path) -> CodeSet:
             embeddings = np.load(path / EMBEDDINGS, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise DataError(f"{path / EMBEDDINGS}: cannot be read ({error}); fit the tokenizer again") from error
-    manifest = json.loads((path / MANIFEST).read_text())
+    manifest = parse_json((path / MANIFEST).read_text())
     facts = {key: value for key, value in manifest["config"].items() if key != "seed"}
     content = (path / "content.json").read_text() if (path / "content.json").exists() else ""
     return CodeSet(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from genrec_adapters.prepared import Prepared
 from genrec_adapters.preprocess import PrepareOptions, Progress, prepare
+from genrec_adapters.state import parse_json
 from genrec_plugins.config import LoadedRun, parse_run
 from genrec_plugins.files import written_aside
 from genrec_plugins.training.metrics import Metrics, evaluate_predictions
@@ -96,7 +97,7 @@ class TrainedRun:
         """
         directory = Path(directory)
         try:
-            facts = json.loads((directory / _RUN).read_text())
+            facts = parse_json((directory / _RUN).read_text())
             config, prepared, identity = facts["config"], Path(facts["prepared"]), facts.get("identity")
             if not isinstance(config, dict):
                 raise TypeError("its config is no mapping")

@@ -16,6 +16,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from genrec_adapters.state import parse_json
 from genrec_plugins.files import written_aside
 from genrec_plugins.training.trainer import pick_device
 from genrec_plugins.uqa.config import UqaConfig, parse_uqa
@@ -89,7 +90,7 @@ class Aligned:
 
         directory = Path(directory)
         try:
-            facts = json.loads((directory / _RUN).read_text())
+            facts = parse_json((directory / _RUN).read_text())
             config, users_digest = facts["config"], facts["users"]
         except (OSError, ValueError, KeyError) as error:
             raise DataError(

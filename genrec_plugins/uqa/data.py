@@ -12,7 +12,6 @@ Two forms of file:
 from __future__ import annotations
 
 import gzip
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 import polars as pl
 
 from genrec_adapters.behaviour.histories import Histories, Vocabulary
+from genrec_adapters.state import parse_json
 from genrec_registry import DataError
 
 ITEMS, TEXT = "uni_seq_item_id", "text"
@@ -110,7 +110,7 @@ def _read_uqabench(path: Path) -> Iterator[Question]:
     frame = _read_columns(path, (ITEMS, TEXT))
     for row, (items, text) in enumerate(frame.iter_rows(), start=1):
         try:
-            asked, answered = json.loads(text)[:2]
+            asked, answered = parse_json(text)[:2]
             question, answer = asked["content"], answered["content"]
         except (ValueError, TypeError, KeyError) as error:
             raise DataError(
@@ -157,7 +157,7 @@ def _read_json_lines(path: Path) -> Iterator[Question]:
 
 def _parse_line(line: str, where: str) -> Question:
     try:
-        data = json.loads(line)
+        data = parse_json(line)
         question = Question(
             text=_text(data, "question"),
             answer=_text(data, "answer"),

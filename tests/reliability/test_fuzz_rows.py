@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from genrec_adapters.datasets.amazon_formats import Pairs
 from genrec_registry import ErrorPolicy, GenrecError, default_registry, parse_component
 from tests.reliability.mutations import damaged
 
@@ -121,7 +122,13 @@ def lines_hold(name: str, folder: Path, examples: int) -> None:
 
 
 #: what fuzzing has found
-FOUND = [("csv", b'\r"",-1e3\n')]
+REVIEW_START = b'{"reviewerID": "u", "asin": "i", "overall": 1.0, "unixReviewTime": '
+FOUND = [
+    ("csv", b'\r"",-1e3\n'),
+    ("reviews", REVIEW_START + b"[" * 100_000),
+    ("reviews", REVIEW_START + b"9" * 30 + b"}"),
+    ("reviews", REVIEW_START.replace(b'"i"', b'"\\ud800"') + b"1}\n{}\n"),
+]
 
 
 @pytest.mark.parametrize(("name", "data"), FOUND)
@@ -143,26 +150,39 @@ def test_no_row_is_lost_and_nothing_crashes_long(name: str, tmp_path: Path) -> N
 # -- formats whose rows are not lines --------------------------------------------------------------------------------
 
 
-def lists_hold(folder: Path, examples: int) -> None:
+def list_holds(folder: Path, text: bytes) -> None:
     """Users of a JSON object: each has events, or an empty list, or is reported."""
+    path = folder / "lists.json"
+    path.write_bytes(text)
+    policy = ErrorPolicy(on_error="skip")
+    registry = default_registry()
+    config = parse_component(registry, "dataset", {"type": "amazon-reviews", "path": str(path)})
+    try:
+        users = set(registry.create("dataset", config).events(policy)["user"])
+    except GenrecError:
+        return
+    pairs = json.loads(text.removeprefix(b"\xef\xbb\xbf"), object_pairs_hook=Pairs)
+    first = dict(reversed(pairs))
+    empty = sum(type(items) is list and not items for items in first.values())
+    assert len(users) + policy.skipped + empty == len(pairs)
+
+
+def lists_hold(folder: Path, examples: int) -> None:
     sound = json.dumps({"u1": ["a", "b"], "u2": ["b"], "u3": ["c", 4, "a"]}, indent=1).encode()
-    layout = Format("lists.json", b"", {"type": "amazon-reviews"}, events=True)
+    fuzz(examples, lambda data: list_holds(folder, data.draw(damaged(sound))))
 
-    def check(data: st.DataObject) -> None:
-        path = folder / layout.name
-        path.write_bytes(data.draw(damaged(sound)))
-        policy = ErrorPolicy(on_error="skip")
-        try:
-            read(layout, path, policy)
-        except GenrecError:
-            return
-        pairs = json.loads(path.read_bytes().removeprefix(b"\xef\xbb\xbf"), object_pairs_hook=list)
-        registry = default_registry()
-        config = parse_component(registry, "dataset", layout.config | {"path": str(path)})
-        users = set(registry.create("dataset", config).events(ErrorPolicy(on_error="skip"))["user"])
-        assert len(users) + policy.skipped + sum(items == [] for _, items in pairs) == len(pairs)
 
-    fuzz(examples, check)
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"u": ["a"], "u": ["b"], "v": []}',
+        b'{"v": ["x"], "u\\ud800": ["a"]}',
+        b'{"v": ["x"], "u": ["\\ud800", 1]}',
+        b'{"v": ["x"], "u": {}, "w": [true], "x": {"a": 1}}',
+    ],
+)
+def test_lists_that_are_none_are_reported(text: bytes, tmp_path: Path) -> None:
+    list_holds(tmp_path, text)
 
 
 def test_lists_of_items_hold(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import io
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
@@ -13,6 +12,7 @@ import polars as pl
 
 from genrec_adapters.datasets.blocks import StreamFault, read_blocks
 from genrec_adapters.datasets.delimited import TextFormat, scan_text
+from genrec_adapters.state import parse_json
 from genrec_registry.contracts import ErrorPolicy
 from genrec_registry.errors import DataError
 
@@ -63,14 +63,22 @@ def detect(path: str) -> Form:
     )
 
 
-def whole_json(path: str) -> Any:
+class Pairs(list[tuple[str, Any]]):
+    """A JSON object as its pairs, so that a key that stands twice is seen."""
+
+
+def whole_json(path: str, pairs: type[Pairs] | None = None) -> Any:
     """The one JSON value of a file, plain or gzipped.
+
+    Args:
+        path: the file.
+        pairs: have objects as their pairs.
 
     Raises:
         DataError: it is none.
     """
     try:
-        return json.loads(b"".join(read_blocks(path)))
+        return parse_json(b"".join(read_blocks(path)), pairs)
     except StreamFault as fault:
         raise DataError(f"{path}: {fault}, expected a complete file; download it again") from fault
     except ValueError as error:
@@ -84,14 +92,25 @@ def read_lists(path: str, policy: ErrorPolicy) -> Iterator[pl.DataFrame]:
         path: the file.
         policy: takes users whose value is no list of items; row n is the n-th user.
     """
-    users = whole_json(path)
-    if not isinstance(users, dict):
+    users = whole_json(path, Pairs)
+    if not isinstance(users, Pairs):
         raise DataError(f"{path}: holds a JSON {type(users).__name__}, expected an object, user -> list of items")
+    seen: set[str] = set()
     names: list[str] = []
     lists: list[list[str]] = []
-    for row, (user, items) in enumerate(users.items(), 1):
-        if not isinstance(items, list) or not all(isinstance(item, str | int) for item in items):
-            policy.bad_row(path, row, user, f"found {str(items)[:40]!r}, expected a list of items")
+    for row, (user, items) in enumerate(users, 1):
+        if user in seen:
+            policy.bad_row(path, row, user, "this user stands twice, expected one list for each")
+            continue
+        seen.add(user)
+        listed = isinstance(items, list) and not isinstance(items, Pairs)
+        if not listed or not all(_is_name(name) for name in (user, *items)):
+            policy.bad_row(
+                path,
+                row,
+                user if _is_name(user) else repr(user),
+                f"found {str(items)[:40]!r}, expected a list of items",
+            )
             continue
         names.append(user)
         lists.append([str(item) for item in items])
@@ -132,6 +151,13 @@ def _seconds(name: str) -> pl.Expr:
     return pl.when(time > _MILLISECONDS).then(time // 1000).otherwise(time)
 
 
+def _is_name(value: Any) -> bool:
+    """Whether a JSON value can be an id: a number, or text without halves of UTF-16 pairs."""
+    if isinstance(value, str):
+        return value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value)
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _parse(block: bytes, first_row: int, path: str, policy: ErrorPolicy) -> pl.DataFrame:
     try:
         if b"\n\n" not in block:  # polars leaves empty lines out without a word
@@ -161,7 +187,7 @@ def _parse(block: bytes, first_row: int, path: str, policy: ErrorPolicy) -> pl.D
 def _review(line: bytes) -> list[Any] | tuple[str, str]:
     """User, item, rating and time of a line, or the column at fault and what is wrong."""
     try:
-        review = json.loads(line)
+        review = parse_json(line)
     except ValueError as error:
         return "(whole line)", f"is not JSON ({error}), expected an object a line"
     if not isinstance(review, dict):
@@ -170,8 +196,8 @@ def _review(line: bytes) -> list[Any] | tuple[str, str]:
     names = (names[0], "asin" if "parent_asin" not in review else "parent_asin", *names[2:])
     for name, kind in zip(names, (str | int, str | int, int | float, int), strict=True):
         value = review.get(name)
-        finite = not isinstance(value, float) or abs(value) < 1e18
-        if isinstance(value, bool) or not isinstance(value, kind) or not finite or value == "":
+        fits = _is_name(value) if kind == str | int else not isinstance(value, int | float) or abs(value) < 1e18
+        if isinstance(value, bool) or not isinstance(value, kind) or not fits or value == "":
             what = "a text" if kind == str | int else "an integer" if kind is int else "a number"
             return name, f"found {'nothing' if value is None else repr(value)[:40]}, expected {what}"
     return [str(review[names[0]]), str(review[names[1]]), float(review[names[2]]), review[names[3]]]
@@ -184,7 +210,7 @@ def loads_loosely(line: bytes) -> Any:
         ValueError: it is neither.
     """
     try:
-        return json.loads(line)
+        return parse_json(line)
     except ValueError as error:
         if line[:2] != b"{'":
             raise

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genrec_plugins.interactions.configs import AutoIntConfig
+from genrec_plugins.interactions.row_attention import row_attention
 from genrec_plugins.interactions.tokens import stack_tokens
 from genrec_registry import InteractionContext
 
@@ -22,7 +23,7 @@ class _InteractingLayer(nn.Module):
         batch, length, _ = tokens.shape
         qkv = self.qkv(tokens).view(batch, length, 3, self.num_heads, self.attention_dim)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, H, T, d']
-        mixed = F.scaled_dot_product_attention(query, key, value, scale=1.0)  # equation 5 has no 1/sqrt(d')
+        mixed = row_attention(query, key, value, scale=1.0)  # equation 5 has no 1/sqrt(d')
         mixed = mixed.transpose(1, 2).reshape(batch, length, self.out_features)
         return F.relu(mixed if self.residual is None else mixed + self.residual(tokens))
 

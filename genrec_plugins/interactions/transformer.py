@@ -1,9 +1,9 @@
 """``transformer``: a pre-norm encoder over the tokens of one row."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genrec_plugins.interactions.configs import TransformerConfig
+from genrec_plugins.interactions.row_attention import row_attention
 from genrec_plugins.interactions.tokens import stack_tokens
 from genrec_registry import InteractionContext, ModelError
 
@@ -21,7 +21,7 @@ class _Attention(nn.Module):
         batch, length, width = tokens.shape
         qkv = self.qkv(tokens).view(batch, length, 3, self.num_heads, width // self.num_heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, H, T, D/H]
-        mixed = F.scaled_dot_product_attention(query, key, value)
+        mixed = row_attention(query, key, value, scale=(self.num_heads / width) ** 0.5)
         return self.out(mixed.transpose(1, 2).reshape(batch, length, width))
 
 

@@ -7,4 +7,10 @@ from __future__ import annotations
 PARTS: dict[str, str] = {
     "preprocess": "genrec_plugins.benchmarks.speed.preprocess:preprocess",
     "loader": "genrec_plugins.benchmarks.speed.loader:loader",
+    "step": "genrec_plugins.benchmarks.speed.step:step",
+    "step-fuxictr": "genrec_plugins.benchmarks.speed.step:step_fuxictr",
+    "fat": "genrec_plugins.benchmarks.speed.fat_gemms:fat_gemms",
+    "fat-transformer": "genrec_plugins.benchmarks.speed.fat_gemms:fat_transformer",
+    "lum": "genrec_plugins.benchmarks.speed.encoders:lum",
+    "hstu": "genrec_plugins.benchmarks.speed.encoders:hstu",
 }

@@ -1,0 +1,118 @@
+"""The compute parts of the speed table: what they compare is the same work, and they run at tiny sizes."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from genrec_plugins.benchmarks.speed import encoders, step
+from genrec_plugins.benchmarks.speed.cpu import on_the_cpu, one_thread
+from genrec_plugins.benchmarks.speed.encoders import reference_block
+from genrec_plugins.benchmarks.speed.fat_gemms import both_ways, context_of, fat_gemms, fat_products, fat_transformer
+from genrec_plugins.benchmarks.speed.options import Options
+from genrec_plugins.encoders.hstu import HstuBlock
+from genrec_plugins.encoders.varlen import Layout
+from genrec_plugins.interactions.fat import Fat
+from genrec_plugins.interactions.fat_config import FatConfig
+from genrec_plugins.profiling.flops import flop_counter
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> Options:
+    """Few generated rows, one turn."""
+    return Options(folder=tmp_path, rows=200, turns=1)
+
+
+def test_products_alone_have_all_flops_of_fat() -> None:
+    config = FatConfig(num_heads=2, num_layers=2)
+    fat = both_ways(Fat(config, context_of(5, 8)), 5, 6, 8)
+    with flop_counter() as of_fat:
+        fat()
+    products = fat_products(config, 5, 6, 8)
+    with flop_counter() as alone:
+        for product in products:
+            product.work()()
+    assert of_fat.get_total_flops() == alone.get_total_flops() == 3 * sum(product.flops for product in products)
+
+
+def test_fat_parts_run(options: Options) -> None:
+    found = [*fat_gemms(options, [8], fields=3, batch_size=4), *fat_transformer(options, [8], fields=3, batch_size=4)]
+    assert [one.part for one in found] == ["FAT, width 8"] * 2 + ["FAT block, width 8"] * 3
+    assert all(one.rate > 0 and one.ratio > 0 for one in found)
+
+
+def test_reference_computes_what_our_hstu_computes_without_its_bias() -> None:
+    torch.manual_seed(0)
+    block = HstuBlock(hidden=8, heads=2, max_length=4, dropout=0.0)
+    torch.nn.init.zeros_(block.bias)
+    tokens, offsets = torch.randn(7, 8), torch.tensor([0, 1, 5, 5, 7])
+    torch.testing.assert_close(reference_block(block, tokens, offsets), block(tokens, Layout(offsets)))
+
+
+def test_encoder_parts_run(options: Options) -> None:
+    lengths = {"made up": np.array([1, 3, 2])}
+    found = [*encoders.lum(options, lengths, hidden=8), *encoders.hstu(options, lengths, hidden=8)]
+    assert [one.part for one in found] == ["LUM, made up"] * 2 + ["HSTU, made up"] * 2
+    assert all(one.rate > 0 and one.ratio > 0 for one in found)
+    assert "67% of its places hold a token" in found[1].note
+
+
+def test_lengths_are_drawn_where_the_samples_are_absent(
+    options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GENREC_DATA", str(tmp_path / "none"))
+    (lengths,) = encoders.history_lengths(options, max_events=500).values()
+    assert 0 < lengths.sum() <= 500
+    assert len(options.notes) == 2
+
+
+def test_bare_loop_learns_what_the_trainer_learns(options: Options) -> None:
+    """Same model, same batches, same optimizers: the same losses."""
+    prepared = step._prepared(options, 96)
+    run = step._run({"type": "dot"}, 32, {"dense_lr": 0.01})
+    trainer, bare = step.TrainerLoop(run, prepared), step.BareLoop(run, prepared)
+    # DMP draws tables anew, the trainer keeps those that were drawn
+    bare._model.load_state_dict(trainer._trainer.recipe.model.state_dict())
+    for _ in range(4):
+        assert trainer() > 0
+        assert bare() > 0
+    ours, theirs = torch.tensor(trainer.losses), torch.stack(bare.losses)
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=0)
+    assert len(ours) == 12
+    assert ours[-3:].mean() < 0.9 * ours[:3].mean()
+
+
+def test_step_part_runs(options: Options) -> None:
+    found = step.step(options, ["dot"], batch_size=16, steps=3)
+    assert [one.what for one in found] == ["genrec Trainer", "TorchRec loop by hand"]
+    assert all(one.rate > 0 for one in found)
+
+
+def test_without_fuxictr_its_part_is_a_note(options: Options) -> None:
+    assert step.step_fuxictr(options) == []
+    assert any("--fuxictr-python" in note for note in options.notes)
+
+
+def test_larger_tables_keep_the_rows(options: Options) -> None:
+    prepared = step._prepared(options, 32)
+    larger = step.with_table_rows(prepared, 100_000)
+    assert abs(sum(feature.num_embeddings for feature in larger.sparse_features) - 100_000) < 100
+    assert larger.shard_paths("train") == prepared.shard_paths("train")
+
+
+def test_rows_are_repeated_where_the_file_is_short(options: Options) -> None:
+    assert step._prepared(options, 450).rows("train") == 450
+
+
+def test_only_work_is_timed() -> None:
+    before = torch.get_num_threads()
+    calls = []
+    with one_thread():
+        assert torch.get_num_threads() == 1
+        assert on_the_cpu(lambda: calls.append(time.sleep(0.1)), calls=3)() < 0.2
+    assert torch.get_num_threads() == before
+    assert len(calls) == 3

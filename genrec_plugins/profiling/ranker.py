@@ -147,4 +147,5 @@ def ranker_subject(
         module=model,
         forward=lambda: both()[1],
         step=step,
+        clear=recipe.optimizer.zero_grad,
     )

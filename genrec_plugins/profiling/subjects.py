@@ -47,6 +47,7 @@ class Subject:
         module: holds the parameters.
         forward: runs it once.
         step: runs it forward and backward (a ranker: a whole training step).
+        clear: drops the gradients that a step leaves.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Subject:
     module: nn.Module
     forward: Callable[[], Any]
     step: Callable[[], Any]
+    clear: Callable[[], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,10 +116,13 @@ def component_subject(
 
     gradient: list[Tensor] = []
 
-    def step() -> None:
+    def clear() -> None:
         module.zero_grad(set_to_none=True)
         for tensor in inputs:
             tensor.grad = None
+
+    def step() -> None:
+        clear()
         output = forward()
         if not gradient:
             gradient.append(torch.randn_like(output))

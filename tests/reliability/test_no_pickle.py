@@ -120,7 +120,6 @@ ALLOWED = {
     ("genrec_plugins/training/safe_state.py", "import pickle"),
     # what the check itself saved, into memory
     ("genrec_plugins/testing/trace_checks.py", "torch.jit.load"),
-    ("genrec_plugins/training/checkpoints.py", "dcp.load with the stock reader"),  # TODO
 }
 
 

@@ -1,0 +1,236 @@
+"""Train for minutes or hours, with evaluations and checkpoints on the way, and see whether memory stays where it is.
+
+::
+
+    python -m genrec_plugins.benchmarks.soak --minutes 60 --out soak.json
+
+Rows are generated and prepared once, then trained on over and over. Resident memory is sampled all the while; the first
+part is warm-up, and a line through the rest says how much memory an hour costs.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from genrec_plugins.files import written_aside
+from genrec_plugins.training.reporter import Quiet
+from genrec_registry import ConfigError
+
+#: share of the samples that is warm-up: pools, caches and the allocator's arenas fill
+WARM_UP = 0.3
+#: what memory may grow by in the time after warm-up: a share of what it was then, and a bit for the allocator
+BOUND_SHARE, BOUND_MIB = 0.02, 8.0
+_CRITEO = "criteo-kaggle"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Memory at one moment.
+
+    Args:
+        seconds: since training began.
+        step: training steps so far.
+        rss_mib: resident memory of the process.
+        tensors: tensors that are alive.
+        objects: Python objects that the garbage collector tracks.
+    """
+
+    seconds: float
+    step: int
+    rss_mib: float
+    tensors: int
+    objects: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Soaked:
+    """What a soak found.
+
+    Args:
+        samples: all of them.
+        slope_mib_per_hour: of the line through resident memory after warm-up.
+        growth_mib: what that line rises by from the end of warm-up to the end.
+        bound_mib: what it may.
+        tensors: growth of the number of live tensors in that time, between medians of its halves.
+        steady: whether memory grew by no more than the bound, and tensors not at all.
+    """
+
+    samples: tuple[Sample, ...]
+    slope_mib_per_hour: float
+    growth_mib: float
+    bound_mib: float
+    tensors: float
+    steady: bool
+
+
+def rss_mib() -> float:
+    """Resident memory of this process (Linux)."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def judge(samples: Sequence[Sample]) -> Soaked:
+    """Draw the line through the samples after warm-up.
+
+    Args:
+        samples: in order of time.
+
+    Raises:
+        ConfigError: there are too few of them.
+
+    Example::
+
+        >>> def at(second, rss):
+        ...     return Sample(seconds=second, step=second, rss_mib=rss, tensors=5, objects=9)
+        >>> judge([at(second, 500.0) for second in range(60)]).steady
+        True
+        >>> leaking = judge([at(second, 500.0 + second) for second in range(60)])
+        >>> leaking.steady, round(leaking.slope_mib_per_hour)
+        (False, 3600)
+    """
+    kept = list(samples[int(len(samples) * WARM_UP) :])
+    if len(kept) < 6:
+        raise ConfigError(f"found {len(samples)} samples, expected 9 at least; soak for longer, or sample more often")
+    seconds = np.array([sample.seconds for sample in kept])
+    memory = np.array([sample.rss_mib for sample in kept])
+    slope = float(np.polyfit(seconds - seconds[0], memory, 1)[0])
+    growth = slope * float(seconds[-1] - seconds[0])
+    bound = BOUND_SHARE * float(memory[0]) + BOUND_MIB
+    half = len(kept) // 2
+    tensors = [float(np.median([sample.tensors for sample in part])) for part in (kept[:half], kept[half:])]
+    return Soaked(
+        samples=tuple(samples),
+        slope_mib_per_hour=slope * 3600,
+        growth_mib=growth,
+        bound_mib=bound,
+        tensors=tensors[1] - tensors[0],
+        steady=growth <= bound and tensors[1] <= tensors[0],
+    )
+
+
+class _Enough(Exception):
+    """It has trained for long enough."""
+
+
+class Watch(Quiet):
+    """A reporter that samples memory, and ends the training when it has gone on for long enough.
+
+    Args:
+        until: seconds to train, or steps.
+        every: seconds between samples, or steps.
+        by_steps: whether these are steps, so that a slow machine samples at the same moments.
+        tell: called with each sample.
+    """
+
+    def __init__(
+        self, until: float, every: float, *, by_steps: bool = False, tell: Callable[[Sample], None] | None = None
+    ) -> None:
+        self.samples: list[Sample] = []
+        self._until, self._every, self._by_steps, self._tell = until, every, by_steps, tell
+        self._began = time.monotonic()
+        self._steps = 0
+
+    def step(self, *, epoch: int, done: int, total: int, rows: int, loss: float) -> None:
+        """Sample, if it is time."""
+        self._steps += 1
+        seconds = time.monotonic() - self._began
+        now = self._steps if self._by_steps else seconds
+        if now >= self._every * (len(self.samples) + 1):
+            self.samples.append(self._sample(seconds))
+            if self._tell is not None:
+                self._tell(self.samples[-1])
+        if now >= self._until:
+            raise _Enough
+
+    def _sample(self, seconds: float) -> Sample:
+        import torch
+
+        gc.collect()
+        objects = gc.get_objects()
+        # isinstance() would ask objects that answer for others, and wake lazy modules
+        tensors = sum(issubclass(type(one), torch.Tensor) for one in objects)
+        return Sample(seconds=seconds, step=self._steps, rss_mib=rss_mib(), tensors=tensors, objects=len(objects))
+
+
+def soak(watch: Watch, folder: Path, *, rows: int = 50_000, changes: dict[str, Any] | None = None) -> Soaked:
+    """Train on generated rows until the watch ends it, epoch after epoch, with an evaluation and a checkpoint in each.
+
+    Args:
+        watch: takes the samples.
+        folder: for rows, checkpoints and weights.
+        rows: to generate.
+        changes: over the ``train`` section.
+
+    Raises:
+        ConfigError: a setting is wrong, or there are too few samples.
+    """
+    from genrec_plugins.config import parse_run
+    from genrec_plugins.synthetic import generate
+    from genrec_plugins.training.run import prepare_run
+    from genrec_plugins.training.trainer import Trainer
+
+    generate("criteo", rows, folder / "train.txt")
+    run = parse_run(
+        {
+            "dataset": {"type": _CRITEO, "path": str(folder / "train.txt")},
+            "split": {"type": "shuffled"},
+            "model": {"embedding_dim": 16, "over_arch": [64], "interaction": {"type": "fat", "num_heads": 2}},
+            "train": {"batch_size": 512, "epochs": 1_000_000, "checkpoint_every": 50, **(changes or {})},
+        }
+    )
+    with suppress(_Enough):
+        Trainer(run.config, prepare_run(run, folder / "prepared"), run.registry, folder / "run", watch).fit()
+    return judge(watch.samples)
+
+
+def main(
+    minutes: Annotated[float, typer.Option(help="How long to train.")] = 60.0,
+    rows: Annotated[int, typer.Option(help="Rows to generate, and to train on over and over.")] = 50_000,
+    every: Annotated[float, typer.Option(help="Seconds between two samples.")] = 5.0,
+    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file with all samples.")] = None,
+) -> None:
+    """Train for minutes or hours and see whether memory stays where it is; exits with 1 if it does not.
+
+    Examples:
+
+        python -m genrec_plugins.benchmarks.soak --minutes 60 --out soak.json
+    """
+    from genrec_plugins.cli.logs import load_torchrec
+
+    load_torchrec()
+
+    def tell(sample: Sample) -> None:
+        typer.echo(
+            f"{sample.seconds:7.0f} s  step {sample.step:,}  {sample.rss_mib:,.1f} MiB  {sample.tensors:,} tensors  "
+            f"{sample.objects:,} objects",
+            err=True,
+        )
+
+    with tempfile.TemporaryDirectory() as folder:
+        found = soak(Watch(minutes * 60, every, tell=tell), Path(folder), rows=rows, changes={"threads": threads})
+    if out is not None:
+        with written_aside(out) as partial:
+            partial.write_text(json.dumps(asdict(found), indent=1))
+    typer.echo(
+        f"{found.samples[-1].step:,} steps; after warm-up memory grew by {found.growth_mib:.1f} MiB "
+        f"({found.slope_mib_per_hour:+.1f} MiB an hour; bound {found.bound_mib:.1f} MiB), live tensors by "
+        f"{found.tensors:.0f}: {'steady' if found.steady else 'NOT steady'}"
+    )
+    raise typer.Exit(0 if found.steady else 1)
+
+
+if __name__ == "__main__":
+    typer.run(main)

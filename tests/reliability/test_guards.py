@@ -141,3 +141,16 @@ def test_no_field_may_give_what_is_not_finite(table: Path, tmp_path: Path) -> No
             for feature in prepared.dense_features:
                 values = np.stack(frame[feature.name].to_list()).reshape(frame.height, feature.width)
                 assert np.isfinite(values).all(), (x, feature.name)
+
+
+def test_a_field_type_that_gives_nan_is_refused_before_anything_is_trained() -> None:
+    from genrec_adapters.preprocess.encoding import _problem
+    from genrec_registry import DenseFeature
+
+    one = pl.DataFrame({"x": pl.Series([1.0, math.nan], dtype=pl.Float32)})
+    assert _problem(one, DenseFeature(name="x", width=1)).startswith("column 'x' has nan in row 2 of a chunk")
+    rows = pl.Series("x", [[1.0, 2.0], [3.0, 4.0], [math.inf, 0.0]], dtype=pl.Array(pl.Float32, 2))
+    assert _problem(pl.DataFrame({"x": rows}), DenseFeature(name="x", width=2)).startswith(
+        "column 'x' has inf in row 3"
+    )
+    assert _problem(pl.DataFrame({"x": rows[:2]}), DenseFeature(name="x", width=2)) == ""

@@ -65,7 +65,7 @@ class Encoder:
         """Encoded features of one chunk, and ``__label__``.
 
         Raises:
-            PluginError: a field broke its contract: column name, type, nulls, or ids out of range.
+            PluginError: a field broke its contract: column name, type, nulls, NaN, or ids out of range.
             DataError: a field refuses a row.
         """
         try:
@@ -105,6 +105,13 @@ def _problem(encoded: pl.DataFrame, feature: SparseFeature | DenseFeature) -> st
         low, high = ids.min(), ids.max()
         if isinstance(low, int) and isinstance(high, int) and (low < 0 or high >= feature.num_ids):
             return f"column '{feature.name}' has ids {low}..{high}, expected 0..{feature.num_ids - 1}"
+        return ""
+    floats = column if feature.width == 1 else column.explode(empty_as_null=False, keep_nulls=True)
+    good = floats.is_finite().fill_null(False)
+    if not good.all():
+        bad = int((~good).arg_max() or 0)
+        row = bad // feature.width + 1
+        return f"column '{feature.name}' has {floats[bad]} in row {row} of a chunk, expected numbers"
     return ""
 
 

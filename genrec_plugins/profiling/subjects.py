@@ -128,7 +128,17 @@ def component_subject(
             gradient.append(torch.randn_like(output))
         output.backward(gradient[0])
 
-    return Subject(name=name, kind=kind, part=part, rows=rows, events=events, module=module, forward=forward, step=step)
+    return Subject(
+        name=name,
+        kind=kind,
+        part=part,
+        rows=rows,
+        events=events,
+        module=module,
+        forward=forward,
+        step=step,
+        clear=clear,
+    )
 
 
 _Built = tuple[str, int, int, nn.Module, Callable[[], Tensor], list[Tensor]]

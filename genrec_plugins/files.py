@@ -38,6 +38,7 @@ def written_aside(path: Path, *, instead: str = "name another --out") -> Iterato
         with system_errors():
             path.parent.mkdir(parents=True, exist_ok=True)
             yield partial
+            _sync(partial)
             partial.replace(path)
     except BaseException as error:
         with suppress(OSError):  # it may be that its folder is none
@@ -45,6 +46,15 @@ def written_aside(path: Path, *, instead: str = "name another --out") -> Iterato
         if not isinstance(error, OSError):
             raise
         raise DataError(f"{path}: cannot be written ({error.strerror or error}); {instead}") from error
+
+
+def _sync(path: Path) -> None:
+    """Have the system write a file to its disk: a power cut must not leave an empty file under the final name."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 @contextmanager

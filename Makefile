@@ -10,6 +10,9 @@ PYTEST_ARGS ?= -n 2 --dist loadfile
 DATASET ?= criteo
 DATA ?=
 BENCH_ARGS ?= --seeds 3
+# a Python that has FuxiCTR, for the lines of the speed table that need it
+FUXICTR_PYTHON ?=
+SPEED_ARGS ?= --turns 3
 
 STAMP := $(VENV)/.genrec-setup
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
@@ -50,9 +53,12 @@ format: $(STAMP) ## mend what lint can mend by itself
 types: $(STAMP) ## check types
 	$(BIN)/mypy registry/genrec_registry adapters/genrec_adapters genrec_plugins
 
-bench: $(STAMP) ## compare interactions on a raw file: make bench DATA=train.txt.gz [DATASET=avazu]
-	@test -n "$(DATA)" || { echo "make bench needs a raw file: make bench DATA=train.txt.gz [DATASET=criteo|avazu]"; exit 2; }
+bench: $(STAMP) ## race each part against its rivals; with DATA=train.txt.gz [DATASET=avazu], compare interactions on that file
+ifeq ($(DATA),)
+	$(BIN)/python -m genrec_plugins.benchmarks.speed $(if $(FUXICTR_PYTHON),--fuxictr-python $(FUXICTR_PYTHON)) $(SPEED_ARGS)
+else
 	$(BIN)/genrec bench $(DATASET) --data $(DATA) $(BENCH_ARGS)
+endif
 
 docs-check: $(STAMP) ## run the code blocks of README and docs, and the docstrings' examples
 	$(BIN)/python -m pytest tests/test_docs.py tests/test_docstrings.py

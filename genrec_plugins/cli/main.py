@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from genrec_plugins import __version__
+from genrec_plugins.training.launch import end, launched
 from genrec_registry.errors import GenrecError, SetupError
 
 #: command -> (``module:attribute`` of a function or a Typer app, one line of help), in the order of ``--help``
@@ -28,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("genrec_plugins.cli.train:train", "Train the model of a run file."),
     "evaluate": ("genrec_plugins.cli.train:evaluate", "Compute exact metrics of a trained run on a split."),
     "predict": ("genrec_plugins.cli.train:predict", "Write a trained run's probabilities to Parquet."),
+    "runs": ("genrec_plugins.cli.runs:app", "List run directories and compare them."),
     "bench": ("genrec_plugins.cli.bench:bench", "Compare interactions under one budget; table, JSON and HTML."),
     "tune": ("genrec_plugins.cli.tune:tune", "Find settings for interactions with an equal budget, on validation."),
     "ablate": ("genrec_plugins.cli.ablate:ablate", "Change one setting of an interaction at a time, on validation."),
@@ -154,7 +156,20 @@ def run(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: always; 0, the error's ``exit_code``, 2 for wrong usage, or 130 after Ctrl-C.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _run(list(sys.argv[1:] if arguments is None else arguments))
+    except SystemExit as done:
+        if arguments is None and _was_in_group():
+            end(done.code if isinstance(done.code, int) else int(done.code is not None))
+        raise
+
+
+def _was_in_group() -> bool:
+    """Whether this process had collectives: one that torchrun started, or one that trains alone."""
+    return launched() or ("torch.distributed" in sys.modules and sys.modules["torch.distributed"].is_initialized())
+
+
+def _run(given: list[str]) -> None:
     words = [word for word in given if word != "--traceback"]
     wanted = len(words) < len(given) or os.environ.get("GENREC_TRACEBACK", "") not in ("", "0")
     try:

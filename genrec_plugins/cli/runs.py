@@ -1,0 +1,128 @@
+"""``genrec runs list|compare``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from genrec_plugins.cli.table import print_json, print_table
+
+if TYPE_CHECKING:
+    from genrec_plugins.reports.runs import RunFacts
+
+app = typer.Typer(
+    help="""List run directories, and compare them: metrics, and how their configs differ.
+
+    Examples:
+        genrec runs list
+        genrec runs compare runs/fat runs/dcn
+    """
+)
+
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+_Sort = Annotated[str, typer.Option("--sort", help="auc, logloss, ne, calibration, name or time.")]
+
+
+@app.command("list")
+def list_runs(
+    directory: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder with run directories.")] = Path("runs"),
+    sort: _Sort = "auc",
+    as_json: _Json = False,
+) -> None:
+    """List the runs under a folder, best first; unfinished and broken ones are listed as such.
+
+    Examples:
+        genrec runs list
+        genrec runs list experiments --sort time
+        genrec runs list --json
+    """
+    from genrec_plugins.reports.runs import find_runs, sort_runs
+
+    found = sort_runs(find_runs(directory), sort)
+    if as_json:
+        print_json([run.as_dict() for run in found])
+        return
+    if not found:
+        typer.echo(f"{directory}: no run directories", err=True)
+        return
+    columns = ["run", "kind", "status", "model", "test AUC", "logloss", "NE", "calibration", "epochs", "when", "note"]
+    print_table(columns, [_row(run) for run in found])
+
+
+def _row(run: RunFacts) -> list[str]:
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.modified)) if run.modified else ""
+    metrics = [number(run.test, name) for name in ("auc", "logloss", "ne", "calibration")]
+    note = run.note
+    if run.kind == "lum":
+        note = note or ", ".join(f"{name} {value:.4f}" for name, value in list(run.test.items())[:2])
+    epochs = str(run.epochs) if run.epochs else ""
+    return [run.name, run.kind, run.status, run.model, *metrics, epochs, when, note]
+
+
+def number(metrics: Mapping[str, float], name: str) -> str:
+    """A metric as text, empty where there is none."""
+    return f"{metrics[name]:.5f}" if name in metrics else ""
+
+
+@app.command("compare")
+def compare_runs(
+    directories: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run directories.")],
+    sort: _Sort = "auc",
+    as_json: _Json = False,
+) -> None:
+    """Show runs side by side, best first, and the config keys in which they differ.
+
+    Examples:
+        genrec runs compare runs/fat runs/dcn
+        genrec runs compare runs/* --sort logloss --json
+    """
+    from genrec_plugins.reports.runs import differences, distinct_names, read_run, same_rows, sort_runs
+
+    names = distinct_names(directories)
+    found = sort_runs([read_run(path, name) for path, name in zip(directories, names, strict=True)], sort)
+    differing = differences(found)
+    if as_json:
+        data = {"runs": [run.as_dict() for run in found], "differences": differing, "same_rows": same_rows(found)}
+        print_json(data)
+        return
+    print_table(*metric_table(found))
+    if differing:
+        typer.echo("")
+        print_table(["config", *(run.name for run in found)], [[key, *values] for key, values in differing.items()])
+    if not same_rows(found):
+        typer.echo("\nnot all were trained on the same rows: their metrics cannot be compared")
+    for run in found:
+        if run.note:
+            typer.echo(f"{run.name}: {run.status}, {run.note}")
+
+
+def metric_table(runs: Sequence[RunFacts]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: a row a run, a column for each metric that one of them has.
+
+    Args:
+        runs: in the order of the rows.
+    """
+    names = list(dict.fromkeys(name for run in runs for name in run.test if name != "rows"))
+    monitored = [name for name in ("auc", "logloss") if any(name in run.valid for run in runs)]
+    header = ["run", "status", "model", *(f"test {name}" for name in names), *(f"valid {name}" for name in monitored)]
+    header += ["parameters", "best epoch", "rows/s"]
+    rows = []
+    for run in runs:
+        cells = [run.name, run.status, run.model, *(number(run.test, name) for name in names)]
+        cells += [number(run.valid, name) for name in monitored]
+        rows.append([*cells, *facts_of(run)])
+    return header, rows
+
+
+def facts_of(run: RunFacts) -> list[str]:
+    """Parameters, best epoch of all, rows a second: as text."""
+    parameters, best, speed = (run.facts.get(key) for key in ("parameters", "best_epoch", "rows_per_second"))
+    return [
+        f"{parameters:,}" if isinstance(parameters, int) else "",
+        f"{best} of {run.epochs}" if best is not None else "",
+        f"{speed:,.0f}" if isinstance(speed, (int, float)) else "",
+    ]

@@ -18,7 +18,6 @@ import typer
 from typer.core import TyperGroup
 
 from genrec_plugins import __version__
-from genrec_plugins.training.launch import end, launched
 from genrec_registry.errors import GenrecError, SetupError
 
 #: command -> (``module:attribute`` of a function or a Typer app, one line of help), in the order of ``--help``
@@ -156,20 +155,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: always; 0, the error's ``exit_code``, 2 for wrong usage, or 130 after Ctrl-C.
     """
-    try:
-        _run(list(sys.argv[1:] if arguments is None else arguments))
-    except SystemExit as done:
-        if arguments is None and _was_in_group():
-            end(done.code if isinstance(done.code, int) else int(done.code is not None))
-        raise
-
-
-def _was_in_group() -> bool:
-    """Whether this process had collectives: one that torchrun started, or one that trains alone."""
-    return launched() or ("torch.distributed" in sys.modules and sys.modules["torch.distributed"].is_initialized())
-
-
-def _run(given: list[str]) -> None:
+    given = list(sys.argv[1:] if arguments is None else arguments)
     words = [word for word in given if word != "--traceback"]
     wanted = len(words) < len(given) or os.environ.get("GENREC_TRACEBACK", "") not in ("", "0")
     try:

@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from genrec_plugins import __version__
+from genrec_plugins.training.launch import end, launched
 from genrec_registry.errors import GenrecError, SetupError
 
 #: command -> (``module:attribute`` of a function or a Typer app, one line of help), in the order of ``--help``
@@ -40,6 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "profile": ("genrec_plugins.cli.profile:profile", "Measure MFU, FLOPs, operators and memory of components."),
     "schema": ("genrec_plugins.cli.schema:schema", "Print the JSON Schema of a run file, for editors."),
     "plugins": ("genrec_plugins.cli.plugins:app", "List, show and check the installed plugins."),
+    "new": ("genrec_plugins.cli.new:app", "Write a new plugin package, ready to be installed and tested."),
     "doctor": ("genrec_plugins.cli.doctor:doctor", "Say what is missing or mismatched in this installation."),
 }
 
@@ -155,7 +157,20 @@ def run(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: always; 0, the error's ``exit_code``, 2 for wrong usage, or 130 after Ctrl-C.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _run(list(sys.argv[1:] if arguments is None else arguments))
+    except SystemExit as done:
+        if arguments is None and _was_in_group():
+            end(done.code if isinstance(done.code, int) else int(done.code is not None))
+        raise
+
+
+def _was_in_group() -> bool:
+    """Whether this process had collectives: one that torchrun started, or one that trains alone."""
+    return launched() or ("torch.distributed" in sys.modules and sys.modules["torch.distributed"].is_initialized())
+
+
+def _run(given: list[str]) -> None:
     words = [word for word in given if word != "--traceback"]
     wanted = len(words) < len(given) or os.environ.get("GENREC_TRACEBACK", "") not in ("", "0")
     try:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import traceback
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from genrec_plugins.training.launch import launch, launched, restarts
+from genrec_plugins.training.launch import end, launch, launched, restarts
 from genrec_plugins.training.reporter import Console, Quiet
 from genrec_registry import ConfigError, GenrecError
 
@@ -72,7 +72,9 @@ def run_task(task: TrainTask) -> Report:
         directory = on_first(lambda: prepare_run(run, task.prepared, reporter=reporter).directory)
         with on_every("opening the prepared rows"):
             prepared = Prepared.open(directory)
-        return train_run(run, task.directory, prepared, reporter, restart=task.restart)
+        # what was to be forgotten is, when the run starts again after a process was lost
+        restart = on_first(lambda: task.restart and not again)
+        return train_run(run, task.directory, prepared, reporter, restart=restart)
 
 
 def reporter_of(quiet: bool) -> AbstractContextManager[Console | Quiet]:
@@ -86,7 +88,7 @@ def reporter_of(quiet: bool) -> AbstractContextManager[Console | Quiet]:
 
 
 def run_rank(task: TrainTask) -> Report | None:
-    """Train as one rank of several.
+    """Train as one rank of several. Where another process is lost, this one ends with exit code 1.
 
     Args:
         task: what to train.
@@ -97,7 +99,6 @@ def run_rank(task: TrainTask) -> Report | None:
     Raises:
         Exit: of a mistake that another rank tells the user of.
         GenrecError: of one that this rank must tell.
-        SystemExit: another process was lost.
     """
     try:
         report = run_task(task)
@@ -109,9 +110,7 @@ def run_rank(task: TrainTask) -> Report | None:
         if not any(word in str(error) for word in _LOST):
             raise
         typer.echo(f"process {os.environ['RANK']}: another process was lost", err=True)
-        sys.exit(1)
-    finally:
-        gc.freeze()  # else Python looks through all of torch for garbage when the process ends, for more than a second
+        end(1)
     import torch.distributed as dist
 
     first = _is_first()
@@ -151,6 +150,8 @@ def launch_ranks(task: TrainTask, ranks: int, max_restarts: int) -> Report | Non
 
 def _rank_of_launch(task: TrainTask) -> tuple[int, Report | None]:
     """Exit code and report of a rank; it ends without them where a restart can help."""
+    # the last thing that multiprocessing does in a process whose function returned, the result being sent
+    Finalize(None, end, exitpriority=-1000)
     try:
         return 0, run_rank(task)
     except GenrecError as error:
@@ -158,13 +159,13 @@ def _rank_of_launch(task: TrainTask) -> tuple[int, Report | None]:
             traceback.print_exc()
         typer.echo(str(error) if _is_first() else f"process {os.environ['RANK']}: {error}", err=True)
         if not _is_known(error):
-            sys.exit(error.exit_code)
+            end(error.exit_code)
         return error.exit_code, None
     except typer.Exit as done:
         return done.exit_code, None
     except Exception:
         traceback.print_exc()
-        sys.exit(1)
+        end(1)
 
 
 def _is_joined() -> bool:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from genrec_registry import Split
 
 RunDirectory = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The --out of 'genrec train'.")]
@@ -60,7 +62,6 @@ def train(
     """
     from genrec_plugins.cli.follow import follow_task
     from genrec_plugins.cli.ranks import TrainTask, launch_ranks, run_rank, run_task
-    from genrec_plugins.cli.table import print_json
     from genrec_plugins.training.launch import launched
 
     overrides = tuple(set_ or ())
@@ -75,8 +76,13 @@ def train(
         report = run_rank(task)
     else:
         report = run_task(task)
-    if report is None:  # another process tells it
-        return
+    if report is not None:  # else another process tells it
+        _print_report(report, directory, json_)
+
+
+def _print_report(report: dict[str, Any], directory: Path, json_: bool) -> None:
+    from genrec_plugins.cli.table import print_json
+
     if json_:
         print_json(report)
         return

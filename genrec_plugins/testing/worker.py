@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -34,6 +34,7 @@ from torchrec.optim import CombinedOptimizer, KeyedOptimizerWrapper, RowWiseAdag
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from genrec_plugins.testing.encoders_worker import build_encoder_model, encoder_batches
+from genrec_plugins.training.launch import end
 from genrec_registry import InteractionContext
 
 WORLD_SIZE = 2
@@ -205,8 +206,8 @@ def run_case(case: dict[str, Any], rank: int) -> tuple[str, bool]:
         return f"fails in training\n{traceback.format_exc()}", False
 
 
-def main(folder: Path, rank: int) -> int:
-    """Run every case of ``cases.json``; write a line of JSON for each."""
+def main(folder: Path, rank: int) -> NoReturn:
+    """Run every case of ``cases.json``; write a line of JSON for each; end this process."""
     torch.set_num_threads(1)
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
@@ -219,11 +220,11 @@ def main(folder: Path, rank: int) -> int:
         with (folder / f"rank{rank}.jsonl").open("a") as results:
             results.write(json.dumps({"key": case["key"], "problem": problem}) + "\n")
         if not in_step:
-            return 1
+            end(1)
     dist.barrier()
     dist.destroy_process_group()
-    return 0
+    end()
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -12,7 +12,7 @@ import signal
 import sys
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from genrec_registry import SetupError
 
@@ -28,6 +28,21 @@ def restarts() -> tuple[int, int]:
     """How often the agent has started this group again, and how often it may; 0, 0 outside of one."""
     count, most = (int(os.environ.get(f"TORCHELASTIC_{name}", "0")) for name in ("RESTART_COUNT", "MAX_RESTARTS"))
     return count, most
+
+
+def end(code: int = 0) -> NoReturn:
+    """End the process of a rank at once, without Python's own way out.
+
+    A thread of Gloo may still be dropping the tensors of the last collective, for which it needs Python's lock. One
+    that asks for the lock of a Python that is ending takes the process down ("terminate called without an active
+    exception"), and a run that was done would count as a lost process.
+
+    Args:
+        code: the exit code.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def launch(ranks: int, target: Callable[..., Any], *arguments: Any, max_restarts: int = 3) -> dict[int, Any]:

@@ -20,6 +20,7 @@ from torchrec.models.dlrm import DLRMTrain
 from genrec_adapters.loader import BatchLoader
 from genrec_adapters.prepared import Prepared
 from genrec_plugins.models import build_dlrm
+from genrec_plugins.training.launch import end
 from genrec_plugins.training.optimizers import TorchRecRecipe
 from tests.plugins.behaviour_cases import REGISTRY, RUN_CONFIG
 
@@ -66,6 +67,7 @@ def main(folder: Path, rank: int) -> None:
     (folder / f"rank{rank}.json").write_text(json.dumps(result))
     dist.barrier()
     dist.destroy_process_group()
+    end()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -185,13 +185,18 @@ def genrec(
     )  # fmt: skip
 
 
-def kill_rank(process: subprocess.Popen[str], rank: int, after: Path, timeout: float = 600.0) -> None:
-    """SIGKILL a rank that ``genrec train --nproc`` started, as soon as a file is there."""
+def wait_for(process: subprocess.Popen[str], seen: Callable[[], bool], timeout: float = 600.0) -> None:
+    """Wait until something is seen of a process that must still run."""
     until = time.monotonic() + timeout
-    while not after.exists():
+    while not seen():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < until
         time.sleep(0.005)
+
+
+def kill_rank(process: subprocess.Popen[str], rank: int, after: Path, timeout: float = 600.0) -> None:
+    """SIGKILL a rank that ``genrec train --nproc`` started, as soon as a file is there."""
+    wait_for(process, after.exists, timeout)
     ranks = []
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -226,7 +231,10 @@ def fail_on_last_rank() -> dict[str, Any]:
 
 def main(folder: Path) -> None:
     """Do the jobs as one rank."""
+    import faulthandler
     import warnings
+
+    faulthandler.enable()
 
     warnings.filterwarnings("ignore")
     from genrec_plugins.cli.logs import load_torchrec
@@ -235,6 +243,7 @@ def main(folder: Path) -> None:
     import torch
     import torch.distributed as dist
 
+    from genrec_plugins.training.launch import end
     from genrec_plugins.training.ranks import ensure_process_group, rank
 
     torch.set_num_threads(1)
@@ -245,6 +254,7 @@ def main(folder: Path) -> None:
     (folder / f"rank{rank()}.json").write_text(json.dumps(outcomes))
     dist.barrier()
     dist.destroy_process_group()
+    end()
 
 
 if __name__ == "__main__":

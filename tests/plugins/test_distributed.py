@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,17 @@ from safetensors.torch import load_file
 
 from genrec_plugins.config import parse_run
 from genrec_plugins.training.run import prepare_run
-from tests.plugins.rank_cases import CASES, copy_until, do_job, genrec, kill_rank, run_config, run_ranks, write_table
+from tests.plugins.rank_cases import (
+    CASES,
+    copy_until,
+    do_job,
+    genrec,
+    kill_rank,
+    run_config,
+    run_ranks,
+    wait_for,
+    write_table,
+)
 
 pytestmark = pytest.mark.distributed
 ALIKE = [case for case in CASES if case != "dropout"]
@@ -145,7 +157,9 @@ def test_killed_process_is_made_good_and_the_run_ends_as_an_unbroken_one(
     bench: Bench, two: list[dict[str, Any]]
 ) -> None:
     """SIGKILL of rank 1 in the middle of 'genrec train --nproc 2': weights and metrics are the same, bit for bit."""
-    process = genrec(*bench.command("dropout", "killed"))
+    copy_until(bench.folder / "two" / "dropout", 22, bench.folder / "killed" / "dropout")
+    process = genrec(*bench.command("dropout", "killed"), "--restart")
+    wait_for(process, lambda: not list((bench.folder / "killed" / "dropout").glob("checkpoints/step-*")))
     kill_rank(process, 1, bench.folder / "killed" / "dropout" / "checkpoints" / "step-0000000004")
     output, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
@@ -222,3 +236,12 @@ def test_more_ranks_learn_what_one_process_learns(bench: Bench, two: list[dict[s
     for case in ALIKE:
         bench.check(f"ranks{ranks}", case, found[case])
     bench.check(f"from-two-{ranks}", "adagrad-cut", found["from two"])
+
+
+def test_a_rank_ends_without_waiting_for_threads_that_need_python() -> None:
+    """What is printed gets out, and nothing of Python's own way out runs: Gloo's threads would abort the process."""
+    code = "import atexit; from genrec_plugins.training.launch import end; atexit.register(print, 'late')"
+    process = subprocess.run(
+        [sys.executable, "-c", f"{code}; print('told', end=''); end(3)"], capture_output=True, text=True, check=False
+    )
+    assert (process.returncode, process.stdout, process.stderr) == (3, "told", "")

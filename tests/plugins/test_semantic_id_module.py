@@ -274,6 +274,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.types import ParameterConstraints
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+from genrec_plugins.training.launch import end
 from torchrec.distributed.types import ShardingEnv
 from torchrec.models.dlrm import DLRMTrain
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
@@ -328,6 +329,7 @@ assert all(loss == loss for loss in losses), losses
 assert pipeline._pipelined_modules, "the tables are not looked up a batch ahead"
 dist.barrier()
 dist.destroy_process_group()
+end()
 """
 
 

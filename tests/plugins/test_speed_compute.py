@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from genrec_plugins.benchmarks.speed import encoders, step
+from genrec_plugins.benchmarks.speed import encoders, growth_compute, step
 from genrec_plugins.benchmarks.speed.cpu import on_the_cpu, one_thread
 from genrec_plugins.benchmarks.speed.encoders import reference_block
 from genrec_plugins.benchmarks.speed.fat_gemms import both_ways, context_of, fat_gemms, fat_products, fat_transformer
@@ -19,6 +20,8 @@ from genrec_plugins.encoders.varlen import Layout
 from genrec_plugins.interactions.fat import Fat
 from genrec_plugins.interactions.fat_config import FatConfig
 from genrec_plugins.profiling.flops import flop_counter
+from genrec_plugins.profiling.subjects import Shape
+from genrec_registry import ConfigError, SetupError
 
 
 @pytest.fixture
@@ -78,8 +81,9 @@ def test_bare_loop_learns_what_the_trainer_learns(options: Options) -> None:
     # DMP draws tables anew, the trainer keeps those that were drawn
     bare._model.load_state_dict(trainer._trainer.recipe.model.state_dict())
     for _ in range(4):
-        assert trainer() > 0
-        assert bare() > 0
+        for spent in (trainer(), bare()):
+            assert spent.cpu > 0
+            assert spent.clock > 0
     ours, theirs = torch.tensor(trainer.losses), torch.stack(bare.losses)
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=0)
     assert len(ours) == 12
@@ -113,6 +117,47 @@ def test_only_work_is_timed() -> None:
     calls = []
     with one_thread():
         assert torch.get_num_threads() == 1
-        assert on_the_cpu(lambda: calls.append(time.sleep(0.1)), calls=3)() < 0.2
+        assert on_the_cpu(lambda: calls.append(time.sleep(0.1)), calls=3)().cpu < 0.2
     assert torch.get_num_threads() == before
     assert len(calls) == 3
+
+
+def test_growth_measures_every_axis_and_tells_exponents(capsys: pytest.CaptureFixture[str]) -> None:
+    shape = Shape(batch_size=4, fields=4, embedding_dim=4, length=4)
+    found = []
+    for axis, curve in (("fields", "dot"), ("width", "mlp"), ("depth", "dcn"), ("batch", "dot"), ("length", "hstu")):
+        found += growth_compute.points_of(axis, (2, 4) if axis != "width" else (4, 8), [curve], shape, table_rows=50)
+    assert all(one.seconds > 0 and one.memory > 0 and one.flops > 0 for one in found)
+    batch = [one for one in found if one.axis == "batch"]
+    assert batch[1].flops == 2 * batch[0].flops
+    rows = growth_compute.table_of(found)
+    assert [row[0] for row in rows] == [one.axis for one in found]
+    assert [bool(row[6]) for row in rows] == [False, True] * 5
+    assert growth_compute.plot(found).startswith("<svg")
+    assert growth_compute.markdown(found).count("\n") == len(found) + 2
+
+
+def test_growth_marks_what_grows_faster_than_its_work() -> None:
+    def line(axis: str, seconds: Callable[[float], float], flops: Callable[[float], float]) -> bool:
+        points = [
+            growth_compute.Growth(curve="a", axis=axis, x=x, seconds=seconds(x), flops=int(flops(x)), memory=x)
+            for x in (10, 100, 1000, 10_000)
+        ]
+        return growth_compute.superlinear(axis, growth_compute.exponents(points))
+
+    assert not line("batch", lambda x: 5 * x, lambda x: x)
+    assert line("batch", lambda x: x**1.3, lambda x: x)
+    assert not line("fields", lambda x: x**1.8, lambda x: x**2)
+    assert not line("tables", lambda x: 3.0, lambda x: 7)
+    assert line("tables", lambda x: x**0.3, lambda x: 7)
+
+
+def test_growth_of_tables_is_a_process(tmp_path: Path) -> None:
+    shape = Shape(batch_size=4, fields=3)
+    (found,) = growth_compute.points_of("tables", [1000], ["dot"], shape, table_rows=0)
+    assert (found.axis, found.x, found.curve) == ("tables", 1000, "dot")
+    assert found.seconds > 0
+    with pytest.raises(SetupError, match="tables of 10 rows: the process that measures them ended with 2"):
+        growth_compute.points_of("tables", [10], ["no-such"], shape, table_rows=0)
+    with pytest.raises(ConfigError, match="there is no axis 'field', did you mean 'fields'"):
+        growth_compute.main(axes="field", out=tmp_path / "growth")

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
+from genrec_plugins.benchmarks.speed.paired import Spent
 from genrec_plugins.training.memory import keep_freed_memory
 
 
@@ -30,19 +31,39 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def on_the_cpu(work: Callable[[], object], calls: int = 1) -> Callable[[], float]:
-    """``work``, done ``calls`` times, as a way of :func:`.paired.race` that tells its own processor seconds.
+class Stopwatch:
+    """Seconds of the processor and of the clock since it was made.
 
     Example::
 
-        >>> 0 <= on_the_cpu(lambda: time.sleep(0.2))() < 0.1  # to wait is no work
+        >>> watch = Stopwatch()
+        >>> time.sleep(0.2)  # to wait is no work
+        >>> watch.read().cpu < 0.1 < watch.read().clock
         True
     """
 
-    def timed() -> float:
-        began = time.process_time()
+    def __init__(self) -> None:
+        self._cpu, self._clock = time.process_time(), time.perf_counter()
+
+    def read(self) -> Spent:
+        """So far."""
+        return Spent(cpu=time.process_time() - self._cpu, clock=time.perf_counter() - self._clock)
+
+
+def on_the_cpu(work: Callable[[], object], calls: int = 1) -> Callable[[], Spent]:
+    """``work``, done ``calls`` times, as a way of :func:`.paired.race` that goes by the processor's time.
+
+    Example::
+
+        >>> spent = on_the_cpu(lambda: time.sleep(0.2))()
+        >>> spent.cpu < 0.1 < spent.clock
+        True
+    """
+
+    def timed() -> Spent:
+        watch = Stopwatch()
         for _ in range(calls):
             work()
-        return time.process_time() - began
+        return watch.read()
 
     return timed

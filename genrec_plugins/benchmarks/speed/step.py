@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, islice, repeat
@@ -29,11 +28,11 @@ from genrec_adapters.loader import BatchLoader
 from genrec_adapters.manifest import FieldEntry
 from genrec_adapters.prepared import Prepared
 from genrec_adapters.preprocess import prepare
-from genrec_plugins.benchmarks.speed.cpu import one_thread
+from genrec_plugins.benchmarks.speed.cpu import Stopwatch, one_thread
 from genrec_plugins.benchmarks.speed.loader import write_parquet
 from genrec_plugins.benchmarks.speed.options import Options, Raw
 from genrec_plugins.benchmarks.speed.other_python import OtherPython
-from genrec_plugins.benchmarks.speed.paired import Timed, race
+from genrec_plugins.benchmarks.speed.paired import Spent, Timed, race
 from genrec_plugins.config import LoadedRun, parse_run
 from genrec_plugins.models import build_dlrm
 from genrec_plugins.training.reporter import Quiet
@@ -128,11 +127,11 @@ def step_fuxictr(
                 file.write_text(json.dumps(facts))
             script = ("fuxictr_step.py", rows, files[0], name, batch_size, EMBEDDING_DIM, files[1])
             with one_thread(), OtherPython(str(options.fuxictr_python), *script) as other:
-                ways: dict[str, Callable[[], float]] = {}
+                ways: dict[str, Callable[[], Spent]] = {}
                 for way, train in _WAYS.items():
                     loop = TrainerLoop(_run({"type": name, **settings}, batch_size, train), prepared)
                     ways[way] = _scaled(loop, steps / (steps - 1))
-                ways[f"FuxiCTR {other.facts['version']}"] = other.turn
+                ways[f"FuxiCTR {other.facts['version']}"] = _turn(other)
                 found += race(
                     f"training step, {name}, {sum(tables.values()):,} table rows",
                     ways,
@@ -165,7 +164,7 @@ def with_table_rows(prepared: Prepared, total: int) -> Prepared:
 
 
 class TrainerLoop(Quiet):
-    """A pass of our trainer; its own seconds, from the end of the first step to that of the last.
+    """A pass of our trainer; what it spent from the end of the first step to that of the last.
 
     Args:
         run: the run; its dataset is not read.
@@ -176,20 +175,24 @@ class TrainerLoop(Quiet):
     """
 
     def __init__(self, run: LoadedRun, prepared: Prepared) -> None:
-        self._times: list[float] = []
+        self._began = Stopwatch()
+        self._spent = Spent(cpu=0.0, clock=0.0)
         self.losses: list[float] = []
+        self._first = True
         self._trainer = Trainer(run.config, prepared, run.registry, reporter=self)
 
     def step(self, *, loss: float, **_: Any) -> None:
         """Note the time."""
-        self._times.append(time.process_time())
+        if self._first:
+            self._began, self._first = Stopwatch(), False
+        self._spent = self._began.read()
         self.losses.append(loss)
 
-    def __call__(self) -> float:
+    def __call__(self) -> Spent:
         """Train once over the rows."""
-        self._times.clear()
+        self._first = True
         self._trainer.fit()
-        return self._times[-1] - self._times[0]
+        return self._spent
 
 
 class BareLoop:
@@ -228,27 +231,33 @@ class BareLoop:
         self.losses: list[Tensor] = []
         self._loader = BatchLoader(prepared, "train", train.batch_size, shuffle=True, seed=config.seed)
 
-    def __call__(self) -> float:
+    def __call__(self) -> Spent:
         """Train once over the rows."""
         self._model.train()
-        times = []
+        began: Stopwatch | None = None
+        spent = Spent(cpu=0.0, clock=0.0)
         batch: Batch
         for batch in self._loader:
             self._optimizer.zero_grad()
             loss, _ = self._model(batch)
             loss.backward()
             self._optimizer.step()
-            times.append(time.process_time())
+            began = began or Stopwatch()
+            spent = began.read()
             self.losses.append(loss.detach())
-        return times[-1] - times[0]
+        return spent
 
 
-def _times(loop: Callable[[], float], epochs: int) -> Callable[[], float]:
-    return lambda: sum(loop() for _ in range(epochs))
+def _times(loop: Callable[[], Spent], epochs: int) -> Callable[[], Spent]:
+    return lambda: sum((loop() for _ in range(epochs)), start=Spent(cpu=0.0, clock=0.0))
 
 
-def _scaled(loop: Callable[[], float], factor: float) -> Callable[[], float]:
+def _scaled(loop: Callable[[], Spent], factor: float) -> Callable[[], Spent]:
     return lambda: loop() * factor
+
+
+def _turn(other: OtherPython) -> Callable[[], Spent]:
+    return lambda: Spent(cpu=other.turn(), clock=other.facts["clock"])
 
 
 def _prepared(options: Options, rows: int) -> Prepared:

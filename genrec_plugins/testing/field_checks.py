@@ -22,7 +22,7 @@ from genrec_plugins.testing.field_cases import (
     feature_names,
     hostile_rows,
 )
-from genrec_registry import FieldSpec, FieldState
+from genrec_registry import FieldSpec, FieldState, FittedField, MergeableFitter
 
 
 def check_config(subject: FieldSubject) -> None:
@@ -145,7 +145,7 @@ def _cuts(sample: pl.DataFrame) -> Iterator[list[pl.DataFrame]]:
 
 
 def check_chunks(subject: FieldSubject) -> None:
-    """What is fitted does not depend on how the rows were cut into chunks.
+    """What is fitted does not depend on how the rows were cut into chunks, nor on who counted which of them.
 
     Args:
         subject: the field type.
@@ -161,12 +161,30 @@ def check_chunks(subject: FieldSubject) -> None:
     whole = subject.fit()
     expected = encode(whole, subject.sample)
     for chunks in _cuts(subject.sample):
-        fitted = subject.fit(chunks)
         cut = f"chunks of {[chunk.height for chunk in chunks][:20]} rows"
-        if fitted.spec != whole.spec:
-            raise ConformanceError(f"{cut} give the spec {fitted.spec}, one chunk gives {whole.spec}")
-        _expect_same_state(fitted.state(), whole.state(), f"{cut} give another state than one chunk")
-        _expect_equal(encode(fitted, subject.sample), expected, f"{cut} give other encodings than one chunk")
+        ways = {cut: subject.fit(chunks)}
+        merged = _merged(subject, chunks)
+        if merged is not None:
+            ways[f"{cut}, each counted by its own fitter and absorbed by another,"] = merged
+        for how, fitted in ways.items():
+            if fitted.spec != whole.spec:
+                raise ConformanceError(f"{how} give the spec {fitted.spec}, one chunk gives {whole.spec}")
+            _expect_same_state(fitted.state(), whole.state(), f"{how} give another state than one chunk")
+            _expect_equal(encode(fitted, subject.sample), expected, f"{how} give other encodings than one chunk")
+
+
+def _merged(subject: FieldSubject, chunks: list[pl.DataFrame]) -> FittedField | None:
+    """The field fitted by a fitter for each chunk, absorbed last one first; None if fitters cannot be merged."""
+    field = subject.build()
+    whole = field.fitter()
+    if not isinstance(whole, MergeableFitter):
+        return None
+    for chunk in reversed(chunks):
+        one = field.fitter()
+        one.update(chunk)
+        assert isinstance(one, MergeableFitter)
+        whole.absorb(one.partial())
+    return whole.finish()
 
 
 def check_rows(subject: FieldSubject) -> None:

@@ -21,6 +21,7 @@ _HOMES = {
         "FieldType",
         "FittedField",
         "InteractionContext",
+        "MergeableFitter",
         "SourceFile",
         "Split",
         "Tokenizer",

@@ -32,6 +32,7 @@ __all__ = [
     "FittedField",
     "InteractionContext",
     "Json",
+    "MergeableFitter",
     "SourceFile",
     "SparseFeature",
     "Split",
@@ -88,6 +89,20 @@ class FieldFitter(Protocol):
 
     def finish(self) -> FittedField:
         """Return the fitted field; the result does not depend on how the rows were cut into chunks."""
+
+
+@runtime_checkable
+class MergeableFitter(FieldFitter, Protocol):
+    """A fitter that can hand on what it counted, so that rows may be fitted in several processes at once.
+
+    All built-in field types have one. A field type that does not is fitted in one process, wherever others are spread.
+    """
+
+    def partial(self) -> FieldState:
+        """What was counted so far."""
+
+    def absorb(self, partial: FieldState) -> None:
+        """Add what another fitter of the same field counted; the order of fitters must not matter."""
 
 
 class FieldType(Protocol):

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from genrec_adapters.manifest import LABEL_COLUMN, Manifest
 from genrec_adapters.prepared import Prepared
 from genrec_adapters.preprocess import PrepareOptions, Progress, prepare
 from genrec_adapters.preprocess.swap import Swap
+from genrec_adapters.preprocess.writer import SplitWriter
 from genrec_plugins.testing.datasets import build_dataset, scan_all
 from genrec_registry import ConfigError, DataError, ErrorPolicy, GenrecError, default_registry
 from genrec_registry.contracts import SPLITS
@@ -179,6 +181,7 @@ KILLED = """
 import sys, time
 from genrec_adapters.preprocess import PrepareOptions, prepare
 from genrec_adapters.preprocess.swap import Swap
+from genrec_adapters.preprocess.writer import SplitWriter
 path, out, stage = sys.argv[1:]
 if stage == "swap":
     def stop(self):
@@ -323,3 +326,32 @@ def test_policy_is_not_shared_between_passes(tmp_path: Path) -> None:
     options = PrepareOptions(on_error="skip", cache_mib=0)
     assert prepare(config, tmp_path / "out", fields=FIELDS, options=options).manifest.rows_skipped == 2
     assert ErrorPolicy().skipped == 0
+
+
+@pytest.mark.parametrize("storage", ["arrow", "parquet"])
+def test_shards_do_not_depend_on_the_chunks_that_rows_came_in(
+    tmp_path: Path, storage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("genrec_adapters.preprocess.writer.BATCH_ROWS", 7)
+    draw = np.random.default_rng(0)
+    columns = {
+        "id": pl.Series(range(100), dtype=pl.Int32),
+        "ids": pl.Series([[1] * (row % 4) for row in range(100)], dtype=pl.List(pl.Int32)),
+        "pair": pl.Series([[float(row), 1.0] for row in range(100)], dtype=pl.Array(pl.Float32, 2)),
+        LABEL_COLUMN: pl.Series([row % 2 for row in range(100)], dtype=pl.Int8),
+    }
+    rows = pl.DataFrame(columns)
+    found = []
+    for trial in range(8):
+        writer = SplitWriter(tmp_path / str(trial), "train", storage, 23)
+        edges = [0, *sorted(draw.integers(0, 101, trial)), 100]
+        for start, stop in pairwise(edges):
+            chunk = rows[start:stop]
+            # Sometimes with a bitmap of what is not null, though all is there.
+            writer.write(chunk.with_columns(pl.when(pl.col("id") >= 0).then("id")) if trial % 2 else chunk)
+        found.append(writer.finish())
+    assert [shard.rows for shard in found[0].shards] == [23, 23, 23, 23, 8]
+    assert all(other == found[0] for other in found[1:])
+    read = pl.read_ipc if storage == "arrow" else pl.read_parquet
+    there = pl.concat([read(tmp_path / "0" / shard.path) for shard in found[0].shards])
+    assert there.equals(rows)

@@ -49,6 +49,13 @@ class NothingToFit:
     def update(self, chunk: pl.DataFrame) -> None:
         """Look at nothing."""
 
+    def partial(self) -> FieldState:
+        """Nothing."""
+        return FieldState()
+
+    def absorb(self, partial: FieldState) -> None:
+        """Take nothing."""
+
     def finish(self) -> Fitted:
         """The field, restored from an empty state."""
         return self._restore(FieldState())

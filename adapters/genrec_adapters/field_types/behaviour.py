@@ -209,6 +209,16 @@ class _Fitter:
                     values = values.explode(empty_as_null=False, keep_nulls=False)
                 self._counters[name].add(values.replace("", None))
 
+    def partial(self) -> FieldState:
+        """The counts so far."""
+        tables = [counter.partial(f"{name} ") for name, counter in self._counters.items()]
+        return FieldState(tables={name: table for one in tables for name, table in one.items()})
+
+    def absorb(self, partial: FieldState) -> None:
+        """Add another fitter's counts."""
+        for name, counter in self._counters.items():
+            counter.absorb(partial.tables, f"{name} ")
+
     def finish(self) -> Fitted:
         """The field with the vocabularies found."""
         config, tables = self._field.config, {_table_of(name): frame for name, frame in self._tables.items()}

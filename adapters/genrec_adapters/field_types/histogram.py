@@ -15,6 +15,7 @@ import polars as pl
 
 from genrec_adapters.field_types.base import Fitted
 from genrec_adapters.field_types.columns import LARGEST
+from genrec_registry import FieldState
 
 CAPACITY = 65_536
 _MANTISSA_BITS = 52
@@ -51,11 +52,37 @@ class Histogram:
         self._largest = max(self._largest, float(values.max()))  # type: ignore[arg-type]
         distinct = values.to_frame().group_by("value").agg(pl.len().cast(pl.Int64).alias("count"))
         bits = pl.Series("bits", distinct["value"].to_numpy().view(np.int64))
-        counted = pl.DataFrame([bits, distinct["count"]])
+        self._add_counted(pl.DataFrame([bits, distinct["count"]]))
+
+    def _add_counted(self, counted: pl.DataFrame) -> None:
         self._counts = _cut(pl.concat([self._counts, counted]), self._cut_bits)
         while self._counts.height > self._capacity and self._cut_bits < _MANTISSA_BITS:
             self._cut_bits += 1
             self._counts = _cut(self._counts, self._cut_bits)
+
+    def partial(self) -> FieldState:
+        """All counts so far, for another histogram's :meth:`absorb`."""
+        facts = {"cut_bits": self._cut_bits, "smallest": self._smallest, "largest": self._largest}
+        return FieldState(json=facts, tables={"counts": self._counts})
+
+    def absorb(self, partial: FieldState) -> None:
+        """Add what :meth:`partial` gave; the result is that of one histogram of all numbers.
+
+        Example::
+
+            >>> one, other = Histogram(), Histogram()
+            >>> one.add(pl.Series([3.0, 1.0]))
+            >>> other.add(pl.Series([3.0]))
+            >>> other.absorb(one.partial())
+            >>> other.table().rows()
+            [(1.0, 1), (3.0, 2)]
+        """
+        facts = partial.json
+        self._smallest = min(self._smallest, facts["smallest"])
+        self._largest = max(self._largest, facts["largest"])
+        # What a part of the numbers needs cut, all of them need cut.
+        self._cut_bits = max(self._cut_bits, facts["cut_bits"])
+        self._add_counted(partial.tables["counts"])
 
     def table(self) -> pl.DataFrame:
         """Numbers in ascending order with their counts; a cut number stands at the middle of its cell.
@@ -115,6 +142,14 @@ class Measuring:
     def update(self, chunk: pl.DataFrame) -> None:
         """Add one chunk's numbers."""
         self._histogram.add(chunk.select(self._numbers.alias("value")).to_series())
+
+    def partial(self) -> FieldState:
+        """The histogram so far."""
+        return self._histogram.partial()
+
+    def absorb(self, partial: FieldState) -> None:
+        """Add another fitter's histogram."""
+        self._histogram.absorb(partial)
 
     def finish(self) -> Fitted:
         """The field with what it needs of the distribution."""

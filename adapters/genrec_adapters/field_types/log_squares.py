@@ -114,6 +114,18 @@ class CountingLogSquares:
         if split.others.size:
             self._others.add_counted(_as_counted(*np.unique(split.others, return_counts=True)))
 
+    def partial(self) -> FieldState:
+        """The counts so far."""
+        seen = np.flatnonzero(self._places)
+        places = pl.DataFrame({"place": seen, "count": self._places[seen]})
+        return FieldState(tables={"places": places, **self._others.partial("other ")})
+
+    def absorb(self, partial: FieldState) -> None:
+        """Add another fitter's counts."""
+        places = partial.tables["places"]
+        self._places[places["place"].to_numpy()] += places["count"].to_numpy()
+        self._others.absorb(partial.tables, "other ")
+
     def finish(self) -> Fitted:
         """The field with the vocabulary found."""
         self._places[_BEYOND] = 0  # those were counted one by one

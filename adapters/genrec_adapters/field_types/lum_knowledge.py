@@ -231,6 +231,19 @@ class _Fitter:
             found, known = self._field.similarities(query, columns)
             histogram.add(pl.Series(found[known].astype(np.float64)))
 
+    def partial(self) -> FieldState:
+        """The histograms so far."""
+        parts = {query: histogram.partial() for query, histogram in self._histograms.items()}
+        return FieldState(
+            json={query: part.json for query, part in parts.items()},
+            tables={query: part.tables["counts"] for query, part in parts.items()},
+        )
+
+    def absorb(self, partial: FieldState) -> None:
+        """Add another fitter's histograms."""
+        for query, histogram in self._histograms.items():
+            histogram.absorb(FieldState(json=partial.json[query], tables={"counts": partial.tables[query]}))
+
     def finish(self) -> FittedKnowledge:
         """The field with the moments found."""
         similarities = {query: [0.0, 1.0] for query in self._field.queries}

@@ -104,6 +104,13 @@ class _Known:
     def update(self, chunk: pl.DataFrame) -> None:
         """Look at nothing."""
 
+    def partial(self) -> FieldState:
+        """Nothing."""
+        return FieldState()
+
+    def absorb(self, partial: FieldState) -> None:
+        """Take nothing."""
+
     def finish(self) -> Fitted:
         """The field."""
         return self._fitted

@@ -61,6 +61,33 @@ class ValueCounter:
         if self._waiting_rows > max(_WAITING_ROWS, self._merged.height):
             self._merge()
 
+    def partial(self, name: str = "") -> dict[str, pl.DataFrame]:
+        """All counts so far in no certain order, for another counter's :meth:`absorb`.
+
+        Args:
+            name: goes before the tables' names, where one state has those of several counters.
+
+        Example::
+
+            >>> one, other = ValueCounter(), ValueCounter()
+            >>> one.add(pl.Series(["a", "more than eight bytes"]))
+            >>> other.add(pl.Series(["a"]))
+            >>> other.absorb(one.partial())
+            >>> other.counts().rows()
+            [('a', 2), ('more than eight bytes', 1)]
+        """
+        self._merge()
+        keys, counts = self._short.merged()
+        return {f"{name}short": pl.DataFrame({"key": keys, "count": counts}), f"{name}long": self._merged}
+
+    def absorb(self, tables: Mapping[str, pl.DataFrame], name: str = "") -> None:
+        """Add what :meth:`partial` gave."""
+        short, long = tables[f"{name}short"], tables[f"{name}long"]
+        if short.height:
+            self._short.add(short["key"].to_numpy(), short["count"].to_numpy())
+        if long.height:
+            self.add_counted(long)
+
     def _merge(self) -> None:
         if not self._waiting:
             return
@@ -112,6 +139,14 @@ class Counting:
         if values.dtype == pl.List:
             values = values.explode()
         self._counter.add(values)
+
+    def partial(self) -> FieldState:
+        """The counts so far."""
+        return FieldState(tables=self._counter.partial())
+
+    def absorb(self, partial: FieldState) -> None:
+        """Add another fitter's counts."""
+        self._counter.absorb(partial.tables)
 
     def finish(self) -> Fitted:
         """The field with the vocabulary found."""

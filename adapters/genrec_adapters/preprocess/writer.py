@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from genrec_adapters.manifest import LABEL_COLUMN, FileEntry, Shard, SplitEntry
+
+#: rows of a record batch or row group: fixed, so that files do not depend on the chunks the rows came in
+BATCH_ROWS = 65_536
 
 
 class DigestFile(io.RawIOBase):
@@ -60,19 +64,28 @@ class DigestFile(io.RawIOBase):
 
 
 class SplitWriter:
-    """Cuts one split's encoded rows into shards.
+    """Cuts one split's encoded rows into shards; their bytes depend on the rows alone.
 
     Args:
         root: prepared directory in the making.
         name: the split.
         storage: file format.
         shard_rows: rows a file.
+        first: number of the first shard.
+
+    Attributes:
+        positives: rows so far whose label is 1.
     """
 
-    def __init__(self, root: Path, name: str, storage: Literal["arrow", "parquet"], shard_rows: int) -> None:
+    def __init__(
+        self, root: Path, name: str, storage: Literal["arrow", "parquet"], shard_rows: int, *, first: int = 0
+    ) -> None:
         self._root, self._name, self._storage, self._shard_rows = root, name, storage, shard_rows
+        self._first = first
         self._shards: list[Shard] = []
-        self._positives = 0
+        self.positives = 0
+        self._waiting: list[pl.DataFrame] = []
+        self._waiting_rows = 0
         self._file: DigestFile | None = None
         self._sink: Any = None
         self._path = ""
@@ -80,18 +93,26 @@ class SplitWriter:
 
     def write(self, frame: pl.DataFrame) -> None:
         """Append rows."""
-        self._positives += int(frame[LABEL_COLUMN].sum())
-        while frame.height:
-            room = self._shard_rows - self._rows
-            self._append(frame.head(room))
-            frame = frame.slice(room)
-            if self._rows == self._shard_rows:
-                self._finish_shard()
+        self.positives += int(frame[LABEL_COLUMN].sum())
+        self._waiting.append(frame)
+        self._waiting_rows += frame.height
+        if self._waiting_rows < self._batch_rows:
+            return
+        rows = pl.concat(self._waiting, rechunk=False) if len(self._waiting) > 1 else frame
+        while rows.height >= self._batch_rows:
+            batch, rows = rows.head(self._batch_rows), rows.slice(self._batch_rows)
+            self._append(batch)
+        self._waiting, self._waiting_rows = [rows], rows.height
+
+    @property
+    def _batch_rows(self) -> int:
+        """Rows of the next batch."""
+        return min(BATCH_ROWS, self._shard_rows - self._rows)
 
     def _append(self, frame: pl.DataFrame) -> None:
-        table = frame.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
+        table = _copied(frame.to_arrow(compat_level=pl.CompatLevel.oldest()))
         if self._file is None:
-            self._path = f"{self._name}/part-{len(self._shards):05d}.{self._storage}"
+            self._path = f"{self._name}/part-{self._first + len(self._shards):05d}.{self._storage}"
             self._file = DigestFile(self._root / self._path)
             if self._storage == "arrow":
                 self._sink = pa.ipc.new_file(self._file, table.schema)
@@ -99,6 +120,8 @@ class SplitWriter:
                 self._sink = pq.ParquetWriter(self._file, table.schema, compression="zstd")
         self._sink.write_table(table)
         self._rows += table.num_rows
+        if self._rows == self._shard_rows:
+            self._finish_shard()
 
     def _finish_shard(self) -> None:
         if self._file is None:
@@ -111,10 +134,31 @@ class SplitWriter:
 
     def finish(self) -> SplitEntry:
         """Close the last shard and say what was written."""
+        if self._waiting_rows:
+            self._append(pl.concat(self._waiting))
+            self._waiting, self._waiting_rows = [], 0
         self._finish_shard()
-        rows = sum(shard.rows for shard in self._shards)
-        mean = self._positives / rows if rows else None
-        return SplitEntry(rows=rows, label_mean=mean, shards=tuple(self._shards))
+        return split_entry(self._shards, self.positives)
+
+
+def _copied(table: pa.Table) -> pa.Table:
+    """The rows in buffers of their own.
+
+    Arrow writes a slice together with what follows it in the buffer, up to the next multiple of eight bytes.
+    """
+    columns = [[*column.chunks, *(chunk[:0] for chunk in column.chunks[:1])] for column in table.columns]
+    return pa.Table.from_arrays([pa.concat_arrays(chunks) for chunks in columns], schema=table.schema)
+
+
+def split_entry(shards: Sequence[Shard], positives: int) -> SplitEntry:
+    """What the manifest says of a split.
+
+    Args:
+        shards: its files.
+        positives: rows whose label is 1.
+    """
+    rows = sum(shard.rows for shard in shards)
+    return SplitEntry(rows=rows, label_mean=positives / rows if rows else None, shards=tuple(shards))
 
 
 def write_bytes(root: Path, relative: str, data: bytes) -> FileEntry:

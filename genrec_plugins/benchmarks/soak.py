@@ -3,165 +3,63 @@
 ::
 
     python -m genrec_plugins.benchmarks.soak --minutes 60 --out soak.json
+    python -m genrec_plugins.benchmarks.soak --follow --minutes 60 --out soak.json
 
-Rows are generated and prepared once, then trained on over and over. Resident memory is sampled all the while; the first
-part is warm-up, and a line through the rest says how much memory an hour costs.
+Rows are generated and prepared once, then trained on over and over; with ``--follow`` new ones arrive as files, and are
+followed. Resident memory is sampled all the while; the first part is warm-up, and a line through the rest says how much
+memory an hour costs.
 """
 
 from __future__ import annotations
 
-import gc
 import json
-import os
 import tempfile
-import time
-from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
+from genrec_plugins.benchmarks.arrivals import arrivals, arriving_rows
+from genrec_plugins.benchmarks.memory_watch import Enough, Sample, Soaked, Watch, judge
 from genrec_plugins.files import written_aside
-from genrec_plugins.training.reporter import Quiet
-from genrec_registry import ConfigError
 
-#: share of the samples that is warm-up: pools, caches and the allocator's arenas fill
-WARM_UP = 0.3
-#: what memory may grow by in the time after warm-up: a share of what it was then, and a bit for the allocator
-BOUND_SHARE, BOUND_MIB = 0.02, 8.0
+if TYPE_CHECKING:
+    from genrec_plugins.models.dynamic_ids import DynamicIds
+    from genrec_plugins.training.follow import Follower
+
 _CRITEO = "criteo-kaggle"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
-    """Memory at one moment.
+class Streamed:
+    """What a followed stream came to.
 
     Args:
-        seconds: since training began.
-        step: training steps so far.
-        rss_mib: resident memory of the process.
-        tensors: tensors that are alive.
-        objects: Python objects that the garbage collector tracks.
+        files: taken.
+        rows: in them.
+        rowless: ids that had a row of a dynamic table when the stream began and have none at its end.
+        open_rows: rows of the dynamic tables that no id has had; with none, every new id takes another's.
+        full: full checkpoints in the run directory at the end.
+        deltas: delta checkpoints there.
+        auc: mean of the progressive validation over the last tenth of the files.
     """
 
-    seconds: float
-    step: int
-    rss_mib: float
-    tensors: int
-    objects: int
+    files: int
+    rows: int
+    rowless: int
+    open_rows: int
+    full: int
+    deltas: int
+    auc: float
 
-
-@dataclass(frozen=True, kw_only=True)
-class Soaked:
-    """What a soak found.
-
-    Args:
-        samples: all of them.
-        slope_mib_per_hour: of the line through resident memory after warm-up.
-        growth_mib: what that line rises by from the end of warm-up to the end.
-        bound_mib: what it may.
-        tensors: growth of the number of live tensors in that time, between medians of its halves.
-        steady: whether memory grew by no more than the bound, and tensors not at all.
-    """
-
-    samples: tuple[Sample, ...]
-    slope_mib_per_hour: float
-    growth_mib: float
-    bound_mib: float
-    tensors: float
-    steady: bool
-
-
-def rss_mib() -> float:
-    """Resident memory of this process (Linux)."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-def judge(samples: Sequence[Sample]) -> Soaked:
-    """Draw the line through the samples after warm-up.
-
-    Args:
-        samples: in order of time.
-
-    Raises:
-        ConfigError: there are too few of them.
-
-    Example::
-
-        >>> def at(second, rss):
-        ...     return Sample(seconds=second, step=second, rss_mib=rss, tensors=5, objects=9)
-        >>> judge([at(second, 500.0) for second in range(60)]).steady
-        True
-        >>> leaking = judge([at(second, 500.0 + second) for second in range(60)])
-        >>> leaking.steady, round(leaking.slope_mib_per_hour)
-        (False, 3600)
-    """
-    kept = list(samples[int(len(samples) * WARM_UP) :])
-    if len(kept) < 6:
-        raise ConfigError(f"found {len(samples)} samples, expected 9 at least; soak for longer, or sample more often")
-    seconds = np.array([sample.seconds for sample in kept])
-    memory = np.array([sample.rss_mib for sample in kept])
-    slope = float(np.polyfit(seconds - seconds[0], memory, 1)[0])
-    growth = slope * float(seconds[-1] - seconds[0])
-    bound = BOUND_SHARE * float(memory[0]) + BOUND_MIB
-    half = len(kept) // 2
-    tensors = [float(np.median([sample.tensors for sample in part])) for part in (kept[:half], kept[half:])]
-    return Soaked(
-        samples=tuple(samples),
-        slope_mib_per_hour=slope * 3600,
-        growth_mib=growth,
-        bound_mib=bound,
-        tensors=tensors[1] - tensors[0],
-        steady=growth <= bound and tensors[1] <= tensors[0],
-    )
-
-
-class _Enough(Exception):
-    """It has trained for long enough."""
-
-
-class Watch(Quiet):
-    """A reporter that samples memory, and ends the training when it has gone on for long enough.
-
-    Args:
-        until: seconds to train, or steps.
-        every: seconds between samples, or steps.
-        by_steps: whether these are steps, so that a slow machine samples at the same moments.
-        tell: called with each sample.
-    """
-
-    def __init__(
-        self, until: float, every: float, *, by_steps: bool = False, tell: Callable[[Sample], None] | None = None
-    ) -> None:
-        self.samples: list[Sample] = []
-        self._until, self._every, self._by_steps, self._tell = until, every, by_steps, tell
-        self._began = time.monotonic()
-        self._steps = 0
-
-    def step(self, *, epoch: int, done: int, total: int, rows: int, loss: float) -> None:
-        """Sample, if it is time."""
-        self._steps += 1
-        seconds = time.monotonic() - self._began
-        now = self._steps if self._by_steps else seconds
-        if now >= self._every * (len(self.samples) + 1):
-            self.samples.append(self._sample(seconds))
-            if self._tell is not None:
-                self._tell(self.samples[-1])
-        if now >= self._until:
-            raise _Enough
-
-    def _sample(self, seconds: float) -> Sample:
-        import torch
-
-        gc.collect()
-        objects = gc.get_objects()
-        # isinstance() would ask objects that answer for others, and wake lazy modules
-        tensors = sum(issubclass(type(one), torch.Tensor) for one in objects)
-        return Sample(seconds=seconds, step=self._steps, rss_mib=rss_mib(), tensors=tensors, objects=len(objects))
+    def __str__(self) -> str:
+        return (
+            f"{self.files:,} files, {self.rows:,} rows, AUC {self.auc:.4f} before training on them; {self.rowless:,} ids "
+            f"of the beginning were evicted, {self.open_rows:,} rows are open; {self.full} full checkpoints and "
+            f"{self.deltas} deltas are kept"
+        )
 
 
 def soak(watch: Watch, folder: Path, *, rows: int = 50_000, changes: dict[str, Any] | None = None) -> Soaked:
@@ -190,15 +88,88 @@ def soak(watch: Watch, folder: Path, *, rows: int = 50_000, changes: dict[str, A
             "train": {"batch_size": 512, "epochs": 1_000_000, "checkpoint_every": 50, **(changes or {})},
         }
     )
-    with suppress(_Enough):
+    with suppress(Enough):
         Trainer(run.config, prepare_run(run, folder / "prepared"), run.registry, folder / "run", watch).fit()
     return judge(watch.samples)
 
 
+def soak_stream(
+    watch: Watch, folder: Path, *, rows: int = 10_000, full_every: int = 10, changes: dict[str, Any] | None = None
+) -> tuple[Soaked, Streamed]:
+    """Follow files of new rows, as ``genrec train --follow`` does, until the watch ends it.
+
+    Two fields have dynamic ids, more of them than their tables have rows; each file is scored, trained on, and followed
+    by a checkpoint. Another process writes the files.
+
+    Args:
+        watch: takes the samples; the base is trained before it looks.
+        folder: for rows, checkpoints and weights.
+        rows: of a file.
+        full_every: every so many checkpoints one is full.
+        changes: over the ``train`` section.
+
+    Raises:
+        ConfigError: a setting is wrong, or there are too few samples.
+    """
+    from genrec_plugins.config import parse_run
+    from genrec_plugins.training.follow import LOG, Follower, FollowOptions
+    from genrec_plugins.training.run import prepare_run, train_run
+
+    directory, incoming = folder / "run", folder / "incoming"
+    arriving_rows(0, 2 * rows).write_parquet(folder / "base.parquet")
+    run = parse_run(
+        {
+            "dataset": {"type": "parquet", "path": str(folder / "base.parquet"), "label": "y"},
+            "split": {"type": "shuffled"},
+            "fields": {
+                "item": {"type": "dynamic-id", "rows": max(rows // 8, 8), "interval": 5},
+                "ad": {"type": "dynamic-id", "rows": max(rows // 16, 8), "eviction": "distance-lfu", "interval": 10},
+                "user": {"type": "categorical"},
+                "x": {"type": "numeric-dense"},
+            },
+            "model": {"embedding_dim": 16, "over_arch": [64], "interaction": {"type": "fat", "num_heads": 2}},
+            "train": {"batch_size": 512, "embedding_lr": 0.1, "dense_lr": 0.001, **(changes or {})},
+        }
+    )
+    prepared = prepare_run(run, folder / "prepared")
+    train_run(run, directory, prepared)
+    options = FollowOptions(folder=incoming, poll=0.05, full_every=full_every)
+    with arrivals(incoming, directory / LOG, rows):
+        follower = Follower(run, directory, prepared, options, watch)
+        first = _ids_with_rows(follower)
+        with suppress(Enough):
+            follower.follow()
+    lines = [json.loads(line) for line in (directory / LOG).read_text().splitlines()]
+    last = lines[-max(len(lines) // 10, 1) :]
+    streamed = Streamed(
+        files=len(lines),
+        rows=sum(line["rows"] for line in lines),
+        rowless=len(first - _ids_with_rows(follower)),
+        open_rows=sum(sum(module.open_rows().values()) for module in _dynamic(follower)),
+        full=len(list((directory / "stream").glob("step-*"))),
+        deltas=len(list((directory / "stream").glob("delta-*"))),
+        auc=sum(line["auc"] for line in last) / len(last),
+    )
+    return judge(watch.samples), streamed
+
+
+def _dynamic(follower: Follower) -> list[DynamicIds]:
+    from genrec_plugins.models.dynamic_ids import DynamicIds
+
+    return [module for module in follower.trainer.recipe.model.modules() if isinstance(module, DynamicIds)]
+
+
+def _ids_with_rows(follower: Follower) -> set[tuple[str, int]]:
+    return {(name, one) for module in _dynamic(follower) for name, ids in module.ids_with_rows().items() for one in ids}
+
+
 def main(
     minutes: Annotated[float, typer.Option(help="How long to train.")] = 60.0,
-    rows: Annotated[int, typer.Option(help="Rows to generate, and to train on over and over.")] = 50_000,
-    every: Annotated[float, typer.Option(help="Seconds between two samples.")] = 5.0,
+    follow: Annotated[bool, typer.Option("--follow", help="Train on files of new rows that keep arriving.")] = False,
+    rows: Annotated[
+        int | None, typer.Option(help="Rows to train on over and over [50000], or of a file [10000].")
+    ] = None,
+    every: Annotated[float, typer.Option(help="Seconds between two samples.")] = 10.0,
     threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file with all samples.")] = None,
 ) -> None:
@@ -207,10 +178,13 @@ def main(
     Examples:
 
         python -m genrec_plugins.benchmarks.soak --minutes 60 --out soak.json
+
+        python -m genrec_plugins.benchmarks.soak --follow --minutes 60 --out soak.json
     """
     from genrec_plugins.cli.logs import load_torchrec
 
     load_torchrec()
+    streamed = None
 
     def tell(sample: Sample) -> None:
         typer.echo(
@@ -220,10 +194,16 @@ def main(
         )
 
     with tempfile.TemporaryDirectory() as folder:
-        found = soak(Watch(minutes * 60, every, tell=tell), Path(folder), rows=rows, changes={"threads": threads})
+        watch = Watch(minutes * 60, every, tell=tell)
+        if follow:
+            found, streamed = soak_stream(watch, Path(folder), rows=rows or 10_000, changes={"threads": threads})
+        else:
+            found = soak(watch, Path(folder), rows=rows or 50_000, changes={"threads": threads})
     if out is not None:
         with written_aside(out) as partial:
-            partial.write_text(json.dumps(asdict(found), indent=1))
+            partial.write_text(json.dumps(asdict(found) | (asdict(streamed) if streamed else {}), indent=1))
+    if streamed is not None:
+        typer.echo(str(streamed))
     typer.echo(
         f"{found.samples[-1].step:,} steps; after warm-up memory grew by {found.growth_mib:.1f} MiB "
         f"({found.slope_mib_per_hour:+.1f} MiB an hour; bound {found.bound_mib:.1f} MiB), live tensors by "

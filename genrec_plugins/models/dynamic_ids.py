@@ -147,8 +147,8 @@ class DynamicIds(nn.Module):
         [2, 2, 2]
         >>> ids.train()(batch).values().tolist() == ids.eval()(batch).values().tolist()
         True
-        >>> ids.open_rows()
-        {'t_item': 0}
+        >>> ids.open_rows(), ids.ids_with_rows()
+        ({'t_item': 0}, {'t_item': [70, 80]})
     """
 
     def __init__(self, tables: Sequence[DynamicTable], sparse_arch: nn.Module | None = None) -> None:
@@ -194,6 +194,14 @@ class DynamicIds(nn.Module):
     def open_rows(self) -> dict[str, int]:
         """Rows of each table that no id has had yet."""
         return {name: int(table.open_slots()) for name, table in self._each()}
+
+    def ids_with_rows(self) -> dict[str, list[int]]:
+        """The hashed ids of each table that have a row of their own."""
+        found = {}
+        for name, table in self._each():
+            ids = table._mch_sorted_raw_ids[:-1]  # the last row is that of all other ids
+            found[name] = ids[ids < torch.iinfo(torch.int64).max].tolist()
+        return found
 
     def _each(self) -> list[tuple[str, _Table]]:
         return [(name, table) for name, table in self.tables.items() if isinstance(table, _Table)]

@@ -182,12 +182,11 @@ class Follower:
         """
         from torch.utils.tensorboard import SummaryWriter
 
-        lines = []
+        begun_at = self.progress["log_bytes"]
         folder = self.directory / "tensorboard" / "stream"
         with SummaryWriter(str(folder), purge_step=self.progress["step"] + 1) as writer:
             for file in self._arriving():
                 line, metrics, saved = self._take(file)
-                lines.append(line)
                 for name, value in metrics.as_dict().items():
                     if name != "rows" and math.isfinite(value):
                         writer.add_scalar(f"progressive/{name}", value, line["number"])
@@ -200,7 +199,7 @@ class Follower:
                 if saved.kind == "full":
                     self._write_weights()
         self._write_weights()
-        return {"files": self.progress["step"], "rows": self.progress["rows"], "progressive": lines}
+        return {"files": self.progress["step"], "rows": self.progress["rows"], "progressive": self._lines(begun_at)}
 
     def _arriving(self) -> Iterator[StreamFile]:
         """Files in the order of their names among those that are there, until the stream ends."""
@@ -279,6 +278,14 @@ class Follower:
             raise DataError(
                 f"{path}: cannot be written ({error.strerror or error}); free space, then run the same command again"
             ) from error
+
+    def _lines(self, begun_at: int) -> list[dict[str, Any]]:
+        """The log from a byte on: read back and not kept, since a stream need not end."""
+        if self.progress["log_bytes"] == begun_at:
+            return []
+        with (self.directory / LOG).open("rb") as file:
+            file.seek(begun_at)
+            return [json.loads(line) for line in file]
 
     def _write_weights(self) -> None:
         """Make the newest weights those that the run directory is evaluated and served by."""

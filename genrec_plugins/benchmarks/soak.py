@@ -56,8 +56,8 @@ class Streamed:
 
     def __str__(self) -> str:
         return (
-            f"{self.files:,} files, {self.rows:,} rows, AUC {self.auc:.4f} before training on them; {self.rowless:,} ids "
-            f"of the beginning were evicted, {self.open_rows:,} rows are open; {self.full} full checkpoints and "
+            f"{self.files:,} files, {self.rows:,} rows, AUC {self.auc:.4f} before training on them; {self.rowless:,} "
+            f"ids of the beginning were evicted, {self.open_rows:,} rows are open; {self.full} full checkpoints and "
             f"{self.deltas} deltas are kept"
         )
 

@@ -18,7 +18,7 @@ STAMP := $(VENV)/.genrec-setup
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long lint format types bench docs-check clean
+.PHONY: help setup demo test test-long lint format types bench docs docs-check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ ifeq ($(DATA),)
 else
 	$(BIN)/genrec bench $(DATASET) --data $(DATA) $(BENCH_ARGS)
 endif
+
+docs: $(STAMP) ## build the documentation's site into build/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 docs-check: $(STAMP) ## run the code blocks of README and docs, and the docstrings' examples
 	$(BIN)/python -m pytest tests/test_docs.py tests/test_docstrings.py

@@ -67,7 +67,7 @@ class SourceEntry(_Part):
 class Manifest(_Part):
     """The whole manifest.
 
-    Args:
+    Attributes:
         config_digest: digest of dataset, fields, split and options; equal digests and sources give equal data.
         config: the configs themselves, for people.
         versions: the packages that wrote it.

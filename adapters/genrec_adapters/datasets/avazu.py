@@ -10,6 +10,7 @@ import polars as pl
 from genrec_adapters.datasets.configs import AvazuConfig
 from genrec_adapters.datasets.delimited import TextFormat, scan_text
 from genrec_adapters.datasets.files import config_sources
+from genrec_adapters.datasets.parted_text import PartedText
 from genrec_registry.contracts import ColumnKind, ErrorPolicy, SourceFile, Split
 
 LABEL = "click"
@@ -41,7 +42,7 @@ X4_MD5: Mapping[Split, str] = {
 X4_PRESETS = {"avazu_x4_001": (2, 16), "avazu_x4_002": (1, 40)}
 
 
-class Avazu:
+class Avazu(PartedText):
     """Raw ``train`` CSV: label ``click``, ``hour`` as YYMMDDHH, 21 categories; ``id`` is left out.
 
     The default fields are the 24 of BARS: hour of day, weekday and weekend from ``hour``, and the 21 categories.
@@ -81,3 +82,7 @@ class Avazu:
     def scan(self, source: SourceFile, policy: ErrorPolicy) -> Iterator[pl.DataFrame]:
         """Chunks: label Int8, all others String."""
         return scan_text(source.path, CSV, policy)
+
+    def text_format(self, source: SourceFile) -> TextFormat:
+        """The format of all files."""
+        return CSV

@@ -44,7 +44,32 @@ def read_blocks(path: str, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes]:
         ...     list(read_blocks(file.name, block_bytes=4))
         [b'a\\nb\\n', b'c\\n']
     """
-    blocks = _lines(path, block_bytes)
+    yield from _ahead(_lines(_pieces(path), block_bytes, whole=True))
+
+
+def read_part_blocks(path: str, first: int, stop: int) -> Iterator[bytes]:
+    """Blocks of complete lines of a part of a plain file; the last one ends in a newline, whether or not the part does.
+
+    Args:
+        path: a plain text file.
+        first: the byte to begin with, the first one of a line.
+        stop: the byte to stop before.
+
+    Raises:
+        DataError: the file is unreadable.
+
+    Example::
+
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile(suffix=".txt") as file:
+        ...     _ = file.write(b"a\\nb\\nc"), file.flush()
+        ...     list(read_part_blocks(file.name, 2, 5))
+        [b'b\\nc\\n']
+    """
+    yield from _ahead(_lines(_part_pieces(path, first, stop), BLOCK_BYTES, whole=False))
+
+
+def _ahead(blocks: Iterator[bytes]) -> Iterator[bytes]:
     with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
         ahead = pool.submit(next, blocks, None)
         while (block := ahead.result()) is not None:
@@ -71,11 +96,11 @@ def count_byte(block: bytes, byte: int) -> int:
     return sum(int(np.count_nonzero(data[start : start + _COUNT_BYTES] == byte)) for start in starts)
 
 
-def _lines(path: str, block_bytes: int) -> Iterator[bytes]:
+def _lines(pieces: Iterator[bytes], block_bytes: int, *, whole: bool) -> Iterator[bytes]:
     parts: list[bytes] = []
     size = 0
     try:
-        for piece in _pieces(path):
+        for piece in pieces:
             size += len(piece)
             if size < block_bytes:
                 parts.append(piece)
@@ -98,7 +123,10 @@ def _lines(path: str, block_bytes: int) -> Iterator[bytes]:
             yield block[:cut]
         raise
     tail = b"".join(parts)
-    if tail.strip(b"\r\n"):
+    if not whole:
+        if tail:
+            yield tail if tail.endswith(b"\n") else tail + b"\n"
+    elif tail.strip(b"\r\n"):
         # Empty lines at the very end are an editor's habit, not rows.
         yield tail.rstrip(b"\r\n") + b"\n"
 
@@ -119,6 +147,28 @@ def _pieces(path: str) -> Iterator[bytes]:
             yield from pieces
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}), expected a readable file") from error
+
+
+def _part_pieces(path: str, first: int, stop: int) -> Iterator[bytes]:
+    try:
+        with Path(path).open("rb") as file:
+            file.seek(first)
+            place = first
+            while place < stop and (piece := file.read(min(_READ_BYTES, stop - place))):
+                yield piece if place else piece.removeprefix(_BOM)
+                place += len(piece)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}), expected a readable file") from error
+
+
+def is_plain(path: str) -> bool:
+    """Whether a file is neither gzipped nor an archive, by its first bytes; not if it cannot be read."""
+    try:
+        with Path(path).open("rb") as file:
+            head = file.read(512)
+            return not head.startswith((_GZIP, _ZIP)) and head[257:262] != _TAR
+    except OSError:
+        return False
 
 
 def _plain(head: bytes, file: BinaryIO) -> Iterator[bytes]:

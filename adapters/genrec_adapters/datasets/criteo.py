@@ -11,6 +11,8 @@ import polars as pl
 from genrec_adapters.datasets.configs import CriteoKaggleConfig, CriteoTerabyteConfig
 from genrec_adapters.datasets.delimited import TextFormat, count_rows, scan_text
 from genrec_adapters.datasets.files import config_sources, find_files
+from genrec_adapters.datasets.parted_text import PartedText
+from genrec_adapters.datasets.parts import Part
 from genrec_registry.contracts import ColumnKind, ErrorPolicy, SourceFile, Split
 from genrec_registry.errors import DataError
 
@@ -60,7 +62,7 @@ def criteo_fields(*, shape: str = "fields", min_count: int = 10, preset: bool = 
     return {"I{1..13}": numbers, "C{1..26}": {"type": "categorical", "min_count": min_count}}
 
 
-class _Criteo:
+class _Criteo(PartedText):
     """What both Criteo datasets have: a label, 13 integers (possibly empty or negative), 26 hashed categories."""
 
     label = LABEL
@@ -100,7 +102,11 @@ class CriteoKaggle(_Criteo):
 
     def scan(self, source: SourceFile, policy: ErrorPolicy) -> Iterator[pl.DataFrame]:
         """Chunks: label Int8, I1..I13 Int64, C1..C26 String."""
-        return scan_text(source.path, PUBLISHED if _has_header(source.path) else RAW, policy)
+        return scan_text(source.path, self.text_format(source), policy)
+
+    def text_format(self, source: SourceFile) -> TextFormat:
+        """By the file's first line."""
+        return PUBLISHED if _has_header(source.path) else RAW
 
 
 def _has_header(path: str) -> bool:
@@ -149,6 +155,14 @@ class CriteoTerabyte(_Criteo):
     def default_fields(self) -> Mapping[str, Any]:
         """By shape."""
         return criteo_fields(shape=self.config.shape)
+
+    def text_format(self, source: SourceFile) -> TextFormat:
+        """The format of all days."""
+        return RAW
+
+    def parts(self, source: SourceFile, size: int) -> Sequence[Part]:
+        """The parts of a day; its halves are read as they are, since they are told apart by counting."""
+        return super().parts(source, size) if source.split in (None, "train") else []
 
     def scan(self, source: SourceFile, policy: ErrorPolicy) -> Iterator[pl.DataFrame]:
         """Chunks of a day, or of one half of the last day (the first half is the longer one)."""

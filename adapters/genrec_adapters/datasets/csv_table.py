@@ -8,16 +8,17 @@ from typing import Any
 
 import polars as pl
 
-from genrec_adapters.datasets.blocks import StreamFault, read_blocks
+from genrec_adapters.datasets.blocks import StreamFault
 from genrec_adapters.datasets.configs import CsvConfig
-from genrec_adapters.datasets.delimited import TextFormat, read_header, scan_text
+from genrec_adapters.datasets.delimited import TextFormat, first_line, read_header, scan_text
 from genrec_adapters.datasets.files import config_sources
+from genrec_adapters.datasets.parted_text import PartedText
 from genrec_adapters.patterns import select
 from genrec_registry.contracts import ColumnKind, ErrorPolicy, SourceFile
 from genrec_registry.errors import ConfigError, DataError, did_you_mean
 
 
-class CsvTable:
+class CsvTable(PartedText):
     """A table in delimited text: the label, text columns, and the columns listed as numbers.
 
     Args:
@@ -59,6 +60,10 @@ class CsvTable:
         """Chunks: label Int8, numbers Float64, all others String."""
         return scan_text(source.path, self._layout, policy)
 
+    def text_format(self, source: SourceFile) -> TextFormat:
+        """The format of all files."""
+        return self._layout
+
     @cached_property
     def _layout(self) -> TextFormat:
         config = self.config
@@ -81,7 +86,7 @@ class CsvTable:
         path = self.sources()[0].path
         layout = TextFormat(label="", features=(), separator=self.config.separator, quote=self.config.quote)
         try:
-            block = next(read_blocks(path), b"")
+            line = first_line(path)
         except StreamFault as fault:
             raise DataError(f"{path}: {fault} in its header, expected a complete file; download it again") from fault
-        return read_header(block.split(b"\n", 1)[0].rstrip(b"\r"), path, layout, check=False)
+        return read_header(line, path, layout, check=False)

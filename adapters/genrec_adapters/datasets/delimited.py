@@ -15,7 +15,8 @@ from typing import NoReturn
 import numpy as np
 import polars as pl
 
-from genrec_adapters.datasets.blocks import StreamFault, count_byte, count_lines, read_blocks
+from genrec_adapters.datasets.blocks import StreamFault, count_byte, count_lines, read_blocks, read_part_blocks
+from genrec_adapters.datasets.parts import Part
 from genrec_registry.contracts import ErrorPolicy
 from genrec_registry.errors import DataError, did_you_mean
 
@@ -64,7 +65,14 @@ class TextFormat:
 
 
 def scan_text(
-    path: str, layout: TextFormat, policy: ErrorPolicy, *, start: int = 0, stop: int | None = None
+    path: str,
+    layout: TextFormat,
+    policy: ErrorPolicy,
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    part: Part | None = None,
+    before: int = 0,
 ) -> Iterator[pl.DataFrame]:
     """Chunks of rows ``start .. stop`` of a delimited file, in file order.
 
@@ -74,19 +82,24 @@ def scan_text(
         policy: takes the bad rows.
         start: rows to leave out at the beginning.
         stop: the row to stop before; None for all.
+        part: a part of a plain file, in place of all of it; rows are still counted from the file's first one.
+        before: rows before the part.
 
     Raises:
         DataError: the file cannot be read as this format, or a row is bad and the policy is to stop.
     """
     parser: _BlockParser | None = None
-    row = 0  # data rows seen so far
+    row = before  # data rows seen so far
+    blocks = read_blocks(path) if part is None else read_part_blocks(path, part.first, part.stop)
     try:
-        for whole in read_blocks(path):
+        for whole in blocks:
             block = whole.replace(b"\r\n", b"\n") if b"\r" in whole else whole
             block = layout.normalise(block) if layout.normalise else block
             if parser is None:
                 names = layout.names
-                if names is None:
+                if names is None and part is not None and part.first:
+                    names = read_header(first_line(path), path, layout)
+                elif names is None:
                     head, _, block = block.partition(b"\n")
                     names = read_header(head, path, layout)
                 parser = _BlockParser(path, names, layout, policy)
@@ -103,9 +116,19 @@ def scan_text(
                 return
     except StreamFault as fault:
         raise DataError(f"{path}: {fault} after row {row}, expected a complete file; download it again") from fault
-    if row == 0:
+    if row == 0 and part is None:
         what = "no rows" if parser is None else "a header but no rows"
         raise DataError(f"{path}: has {what}, expected at least one row; download it again")
+
+
+def first_line(path: str) -> bytes:
+    """The first line of a file, without its end.
+
+    Raises:
+        DataError: the file cannot be read.
+        StreamFault: it is gzipped, and breaks off before its first line ends.
+    """
+    return next(read_blocks(path), b"").split(b"\n", 1)[0].rstrip(b"\r")
 
 
 def count_rows(path: str) -> int:

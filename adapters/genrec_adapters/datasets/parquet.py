@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import polars as pl
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 
 from genrec_adapters.datasets.configs import ParquetConfig
 from genrec_adapters.datasets.files import config_sources
+from genrec_adapters.datasets.parts import Part
 from genrec_adapters.patterns import select
 from genrec_registry.contracts import ColumnKind, ErrorPolicy, SourceFile
 from genrec_registry.errors import ConfigError, DataError, did_you_mean
@@ -82,8 +84,31 @@ class ParquetTable:
                 fields[name] = {"type": "vector", "width": dtype.list_size}
         return fields
 
+    def parts(self, source: SourceFile, size: int) -> Sequence[Part]:
+        """Row groups, as many as make up the size."""
+        facts = _open(source.path).metadata
+        edges, held = [0], 0
+        for group in range(facts.num_row_groups):
+            if held and held + facts.row_group(group).total_byte_size > size:
+                edges.append(group)
+                held = 0
+            held += facts.row_group(group).total_byte_size
+        edges.append(facts.num_row_groups)
+        return [Part(first=first, stop=stop) for first, stop in pairwise(edges)] if len(edges) > 2 else []
+
+    def count_part(self, source: SourceFile, part: Part) -> int:
+        """Rows by the file's own account."""
+        return _rows(_open(source.path), part)
+
     def scan(self, source: SourceFile, policy: ErrorPolicy) -> Iterator[pl.DataFrame]:
         """Chunks: label Int8, numbers Int64 or Float64, text String, lists List."""
+        return self._scan(source, None, policy, 0)
+
+    def scan_part(self, source: SourceFile, part: Part, policy: ErrorPolicy, before: int) -> Iterator[pl.DataFrame]:
+        """The chunks of some row groups."""
+        return self._scan(source, part, policy, before)
+
+    def _scan(self, source: SourceFile, part: Part | None, policy: ErrorPolicy, before: int) -> Iterator[pl.DataFrame]:
         file = _open(source.path)
         names = [self.label, *self.columns]
         for name in names:
@@ -99,8 +124,9 @@ class ParquetTable:
             raise DataError(f"{source.path}: the label '{self.label}' is {label.type}, expected numbers 0 and 1")
         if file.metadata.num_rows == 0:
             raise DataError(f"{source.path}: has no rows, expected at least one; write it again")
-        row = 0
-        batches = file.iter_batches(batch_size=_CHUNK_ROWS, columns=names)
+        part = part or Part(first=0, stop=file.metadata.num_row_groups)
+        row = before
+        batches = file.iter_batches(_CHUNK_ROWS, row_groups=list(range(part.first, part.stop)), columns=names)
         while True:
             try:
                 batch = next(batches, None)
@@ -114,8 +140,9 @@ class ParquetTable:
                 raise DataError(f"{source.path}: cannot be read after row {row} ({problem}); write it again") from error
             yield self._usable(plain, source, row, policy)
             row += frame.height
-        if row != file.metadata.num_rows:
-            raise DataError(f"{source.path}: gave {row} rows of {file.metadata.num_rows}; write it again")
+        expected = before + _rows(file, part)
+        if row != expected:
+            raise DataError(f"{source.path}: gave {row} rows of {expected}; write it again")
 
     def _usable(self, frame: pl.DataFrame, source: SourceFile, before: int, policy: ErrorPolicy) -> pl.DataFrame:
         raw = frame[self.label]
@@ -125,6 +152,10 @@ class ParquetTable:
             shown = "an empty value" if raw[index] is None else repr(raw[index])
             policy.bad_row(source.path, before + index + 1, self.label, f"found {shown}, expected 0 or 1")
         return frame.filter(good).with_columns(label.filter(good).cast(pl.Int8))
+
+
+def _rows(file: pq.ParquetFile, part: Part) -> int:
+    return sum(file.metadata.row_group(group).num_rows for group in range(part.first, part.stop))
 
 
 def _open(path: str) -> pq.ParquetFile:

@@ -1,0 +1,1 @@
+"""What ``genrec new`` writes: a copier template in ``plugin/``, and the code that fills it in."""

@@ -19,11 +19,15 @@ from genrec_adapters.preprocess.encoding import Encoder
 from genrec_adapters.rows import Rows, encoded_rows
 from genrec_adapters.state import parse_json
 from genrec_plugins.config import LoadedRun, parse_run
+from genrec_plugins.models import FieldDLRM
 from genrec_plugins.serving.facts import CONFIG, KNOWLEDGE, PREPROCESSING, WEIGHTS, ExportFacts
+from genrec_plugins.serving.plain import plain_inputs, plain_scorer
+from genrec_plugins.serving.runtimes import Probabilities, Runtime, Score, choose, eager_score, onnx_score, plain_score
 from genrec_plugins.serving.schema import RawSchema, RowError
-from genrec_plugins.serving.scorer import Probabilities, build_scorer, probabilities
-from genrec_plugins.serving.tables import Tables
+from genrec_plugins.serving.scorer import build_scorer
+from genrec_plugins.serving.tables import Tables, install_tables
 from genrec_registry import DataError, GenrecError, ModelError, PluginError
+from genrec_registry.contracts import FittedField
 
 #: rows scored at a time; one row more or less changes no other row's score
 BLOCK_ROWS = 4096
@@ -40,7 +44,13 @@ class Exported:
         run: its config and registry.
         prepared: the preprocessing state.
         fields: the configured fields.
-        model: ``(dense_features, sparse_features) -> [B, 1]`` logits.
+        runtime: what computes the scores, see :mod:`~genrec_plugins.serving.runtimes`.
+
+    Attributes:
+        schema: the raw columns; the label is none of them.
+        digest: of all that decides a score: equal digests, equal scores.
+        model: the :class:`~genrec_plugins.models.FieldDLRM`; its tables have memory under the runtime ``eager`` alone.
+        runtime: what was chosen.
     """
 
     def __init__(
@@ -50,25 +60,31 @@ class Exported:
         run: LoadedRun,
         prepared: Prepared,
         fields: list[Field],
-        model: torch.nn.Module,
+        runtime: Runtime,
     ) -> None:
-        self.directory, self.facts, self.run, self.prepared, self.model = directory, facts, run, prepared, model
-        #: the raw columns; the label is none of them
+        self.directory, self.facts, self.run, self.prepared = directory, facts, run, prepared
         self.schema = RawSchema.of(facts.schema)
-        #: of all that decides a score: equal digests, equal scores
         self.digest = facts.digest
-        restored = prepared.restore_fields(run.registry)
         self._label = "__no_label__"
-        self._encoder = Encoder(fields, [restored[field.name] for field in fields], self._label)
+        self._encoder = Encoder(fields, [_restored(field, prepared) for field in fields], self._label)
         self._sparse, self._dense = prepared.sparse_features, prepared.dense_features
         self._make = BatchMaker(self._sparse, BLOCK_ROWS)
+        self.runtime, self.model, self._score = self._scoring(runtime)
 
     @classmethod
-    def open(cls, directory: str | Path, *, stores: Mapping[str, Any] | None = None, verify: bool = True) -> Self:
+    def open(
+        cls,
+        directory: str | Path,
+        *,
+        runtime: Runtime = "auto",
+        stores: Mapping[str, Any] | None = None,
+        verify: bool = True,
+    ) -> Self:
         """Open an exported directory.
 
         Args:
             directory: the ``--to`` of ``genrec export``.
+            runtime: what computes the scores; all runtimes give the same.
             stores: field -> what stands in for its knowledge store, an object with the reading methods of
                 :class:`~genrec_adapters.knowledge.KnowledgeStore` and the same digest.
             verify: compare all files with their digests first.
@@ -77,6 +93,8 @@ class Exported:
             DataError: it is no exported model, or was changed.
             ModelError: its weights do not fit its config.
             PluginError: a plugin that it needs is not installed.
+            ConfigError: the runtime cannot compute this model.
+            SetupError: a package that the runtime needs is not installed.
         """
         directory = Path(directory)
         facts = ExportFacts.read(directory)
@@ -87,10 +105,23 @@ class Exported:
         schema = RawSchema.of(facts.schema)
         kinds = {column.name: column.kind for column in schema.columns}
         fields = build_fields({e.spec.name: e.config for e in prepared.manifest.fields}, kinds, run.registry)
-        model = build_scorer(
-            run.config.model, prepared.fields, run.registry, _weights(directory), cast(Tables, facts.tables)
-        )
-        return cls(directory, facts, run, prepared, fields, model)
+        for field in fields:
+            if field.name in (stores or {}):
+                vars(field.type)["store"] = (stores or {})[field.name]  # the field's own is opened at its first use
+        return cls(directory, facts, run, prepared, fields, runtime)
+
+    def _scoring(self, runtime: Runtime) -> tuple[Runtime, FieldDLRM, Score]:
+        weights, tables = read_weights(self.directory), cast(Tables, self.facts.tables)
+        given = (self.run.config.model, self.prepared.fields, self.run.registry, weights, tables)
+        model = build_scorer(*given, with_tables=False)
+        chosen = choose(runtime, model)
+        if chosen == "eager":
+            install_tables(model, weights, tables)
+            return chosen, model, eager_score(model)
+        if chosen == "onnx":
+            return chosen, model, onnx_score(self.directory, self._sparse, model, torch.get_num_threads())
+        scorer = plain_scorer(model, self.prepared.fields, weights, tables)
+        return chosen, model, plain_score(scorer, self._sparse, model, script=chosen == "script")
 
     def ids(self, rows: pa.Table) -> Batch:
         """Raw rows as the batch that training would have seen: floats, and a KeyedJaggedTensor of ids.
@@ -121,7 +152,11 @@ class Exported:
 
     def score_batch(self, batch: Batch) -> Probabilities:
         """Probabilities of what :meth:`ids` gave, ``[B]``."""
-        return probabilities(self.model, batch)
+        return self._score(batch)
+
+    def plain_inputs(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """What :meth:`ids` gave as the files of the formats take it: floats ``[B, W]`` and padded ids ``[B, L]``."""
+        return plain_inputs(batch, self._sparse, self.model)
 
     def _batch(self, encoded: Rows) -> Batch:
         make = self._make if len(encoded) <= BLOCK_ROWS else BatchMaker(self._sparse, len(encoded))
@@ -151,6 +186,18 @@ class Exported:
         return low if labelled.height else None
 
 
+def _restored(field: Field, prepared: Prepared) -> FittedField:
+    state = prepared.field_state(field.name)
+    try:
+        return field.type.restore(state)
+    except GenrecError:
+        raise
+    except Exception as error:  # a type may take its state for granted
+        raise DataError(
+            f"{prepared.directory}: state of field '{field.name}' cannot be used ({error}); run 'genrec export' again"
+        ) from error
+
+
 def _read_config(path: Path) -> LoadedRun:
     try:
         data = parse_json(path.read_bytes())
@@ -174,7 +221,12 @@ def _preprocessing(directory: Path) -> Prepared:
     return Prepared(directory=prepared.directory, manifest=manifest)
 
 
-def _weights(directory: Path) -> dict[str, torch.Tensor]:
+def read_weights(directory: Path) -> dict[str, torch.Tensor]:
+    """The weights of an exported directory, tables as they are stored.
+
+    Raises:
+        ModelError: they cannot be read.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

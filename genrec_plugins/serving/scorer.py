@@ -5,17 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torchrec.datasets.utils import Batch
 
 from genrec_plugins.models import FieldDLRM, build_dlrm
 from genrec_plugins.serving.tables import SCALE_SHIFT, Tables, install_tables, table_names
 from genrec_registry import FieldSpec, ModelError, Registry
-
-Probabilities = NDArray[np.float32]
 
 
 def fold(model: FieldDLRM, config: Any) -> tuple[FieldDLRM, Any, str]:
@@ -48,7 +42,13 @@ def _parameters(module: nn.Module) -> int:
 
 
 def build_scorer(
-    config: Any, fields: Sequence[FieldSpec], registry: Registry, weights: Mapping[str, Tensor], tables: Tables
+    config: Any,
+    fields: Sequence[FieldSpec],
+    registry: Registry,
+    weights: Mapping[str, Tensor],
+    tables: Tables,
+    *,
+    with_tables: bool = True,
 ) -> FieldDLRM:
     """The model of an export, in eval mode on the CPU.
 
@@ -58,6 +58,7 @@ def build_scorer(
         registry: where the components come from.
         weights: its state dict, whose tables are stored as ``tables`` says.
         tables: see :func:`~genrec_plugins.serving.tables.quantise`.
+        with_tables: False leaves the tables without memory, for a model whose other parts alone are used.
 
     Raises:
         ModelError: the weights are not those of this model.
@@ -69,17 +70,10 @@ def build_scorer(
     if set(rest) != known:
         wrong = sorted(set(rest) ^ known)
         raise ModelError(f"weights: '{wrong[0]}' is {'unknown' if wrong[0] in rest else 'missing'}; export again")
-    install_tables(model, weights, tables)
+    if with_tables:
+        install_tables(model, weights, tables)
     try:
         model.load_state_dict(rest, strict=False)
     except RuntimeError as error:
         raise ModelError(f"weights do not fit ({str(error).splitlines()[-1].strip()}); export again") from error
     return model.requires_grad_(False).eval()
-
-
-@torch.no_grad()
-def probabilities(model: nn.Module, batch: Batch) -> Probabilities:
-    """Scores of a batch in fp32, ``[B]``."""
-    logits = model(batch.dense_features, batch.sparse_features)
-    scores: Probabilities = torch.sigmoid(logits.float()).reshape(-1).numpy()
-    return scores

@@ -24,7 +24,9 @@ TABLES: tuple[Tables, ...] = get_args(Tables)
 SCALE_SHIFT = "_scale_shift"
 
 _TYPES: Mapping[str, DataType] = {"fp16": DataType.FP16, "int8": DataType.INT8, "int4": DataType.INT4}
-_BITS: Mapping[str, int] = {"int8": 8, "int4": 4}
+#: of a stored number
+BITS: Mapping[str, int] = {"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}
+_SCALED = ("int8", "int4")
 
 
 def table_names(model: nn.Module) -> list[str]:
@@ -70,7 +72,7 @@ def quantise(weights: Mapping[str, Tensor], names: list[str], tables: Tables) ->
                 f"--tables int4: '{name}' has width {table.shape[1]}, expected a multiple of 4; take int8, or train "
                 "with another model.embedding_dim"
             )
-        fused = torch.ops.fbgemm.FloatOrHalfToFusedNBitRowwiseQuantizedSBHalf(table, _BITS[tables])
+        fused = torch.ops.fbgemm.FloatOrHalfToFusedNBitRowwiseQuantizedSBHalf(table, BITS[tables])
         stored[name] = fused[:, :-4].contiguous()
         stored[name + SCALE_SHIFT] = fused[:, -4:].contiguous().view(torch.float16)
     return stored
@@ -94,10 +96,11 @@ def dequantise(codes: Tensor, scale_shift: Tensor, bits: int) -> Tensor:
         >>> bool((dequantise(stored["t"], stored["t_scale_shift"], 4) - table).abs().max() < 0.25)
         True
     """
-    if bits == 4:
-        codes = torch.stack([codes & 15, codes >> 4], dim=2).flatten(1)
-    scale, shift = scale_shift.float().unbind(1)
-    return codes.float() * scale.unsqueeze(1) + shift.unsqueeze(1)
+    values = codes.float()
+    if bits == 4:  # in floats, as not every runtime shifts bytes
+        high = torch.floor(values / 16)
+        values = torch.stack([values - 16 * high, high], dim=2).flatten(1)
+    return values * scale_shift[:, 0:1].float() + scale_shift[:, 1:2].float()
 
 
 def install_tables(model: nn.Module, weights: Mapping[str, Tensor], tables: Tables) -> None:
@@ -132,8 +135,8 @@ def _collections(model: nn.Module) -> list[tuple[str, Any]]:
 
 def _check(name: str, parameter: Tensor, weights: Mapping[str, Tensor], tables: Tables) -> None:
     rows, width = parameter.shape
-    shape = (rows, width * _BITS.get(tables, 8) // 8)
-    expected = {name: shape} | ({name + SCALE_SHIFT: (rows, 2)} if tables in _BITS else {})
+    shape = (rows, width // 2 if tables == "int4" else width)
+    expected = {name: shape} | ({name + SCALE_SHIFT: (rows, 2)} if tables in _SCALED else {})
     for key, size in expected.items():
         if key not in weights or tuple(weights[key].shape) != size:
             found = list(weights[key].shape) if key in weights else "nothing"

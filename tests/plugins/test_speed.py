@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from genrec_plugins.benchmarks.speed import growth_data, other_python, parts
+from genrec_plugins.benchmarks.speed import growth_data, other_python, parts, preprocess
 from genrec_plugins.benchmarks.speed.__main__ import _chosen, main
 from genrec_plugins.benchmarks.speed.options import Options
 from genrec_plugins.benchmarks.speed.other_python import OtherPython
@@ -84,6 +84,17 @@ def test_a_python_without_fuxictr_is_one_sentence(tmp_path: Path, name: str) -> 
     """This Python is one."""
     with pytest.raises(SetupError, match="No module named 'fuxictr'"):
         OtherPython(sys.executable, name, tmp_path, tmp_path, 10, "plain")
+
+
+def test_a_missing_reader_of_torchrecs_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchrec.datasets.criteo import BinaryCriteoUtils
+
+    def missing(*_: object, **__: object) -> None:
+        raise ImportError("iopath is required")
+
+    monkeypatch.setattr(BinaryCriteoUtils, "tsv_to_npys", staticmethod(missing))
+    with pytest.raises(SetupError, match=r"pip install \"genrec-plugins\[bench\]\""):
+        preprocess.torchrecs(options(tmp_path).raw, tmp_path)
 
 
 # -- the parts --------------------------------------------------------------------------------------------------------

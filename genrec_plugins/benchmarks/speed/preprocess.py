@@ -12,6 +12,7 @@ from genrec_adapters.preprocess import prepare
 from genrec_plugins.benchmarks.speed.options import Options, Raw
 from genrec_plugins.benchmarks.speed.other_python import OtherPython
 from genrec_plugins.benchmarks.speed.paired import Timed, race
+from genrec_registry import SetupError
 
 MIN_COUNT = 10
 
@@ -51,7 +52,13 @@ def torchrecs(raw: Raw, folder: Path) -> None:
     from torchrec.datasets.criteo import BinaryCriteoUtils
 
     dense, sparse, labels = (str(folder / f"{name}.npy") for name in ("dense", "sparse", "labels"))
-    BinaryCriteoUtils.tsv_to_npys(str(raw.path), dense, sparse, labels, dataset_name="criteo_kaggle")
+    try:
+        BinaryCriteoUtils.tsv_to_npys(str(raw.path), dense, sparse, labels, dataset_name="criteo_kaggle")
+    except ImportError as error:
+        raise SetupError(
+            "TorchRec's reader of Criteo files needs the module 'iopath', which is not installed; "
+            'pip install "genrec-plugins[bench]"'
+        ) from error
 
 
 def with_header(raw: Raw, path: Path) -> Path:

@@ -30,9 +30,18 @@ from genrec_registry import GenrecError
 
 _PRELOAD = [
     "sklearn.metrics",
+    "torch.distributed.checkpoint._fsspec_filesystem",
+    "torch.distributed.optim",  # what TorchRec imports when a model is sharded, half a second
     "torch.utils.tensorboard",
+    "genrec_adapters.datasets.csv_table",
+    "genrec_adapters.datasets.parquet",
+    "genrec_adapters.field_types",
     "genrec_adapters.preprocess.engine",
-    "genrec_plugins.training.trainer",
+    "genrec_plugins.builtin",
+    "genrec_plugins.encoders",
+    "genrec_plugins.interactions",
+    "genrec_plugins.training.follow",
+    "genrec_plugins.training.sharding",
     "genrec_plugins.lum.run",
     "genrec_plugins.tokenizers.fitted",
 ]

@@ -89,14 +89,25 @@ def records(out: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
+def _follow_in_process(root: str, out: str) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    return follow(Path(root), Path(out))
+
+
 @pytest.fixture(scope="module")
-def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing interrupts."""
+def unbroken(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, faults.Outcome]:
+    """A run that nothing interrupts, and how it went."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    report = follow(folder, out)
-    assert report["files"] == FILES
-    assert report["rows"] == FILES * 300
-    return out
+    found = faults.run(_follow_in_process, str(folder), str(out))
+    assert not found.crash + found.sentence, found
+    assert found.value["files"] == FILES
+    assert found.value["rows"] == FILES * 300
+    return out, found
+
+
+@pytest.fixture(scope="module")
+def whole(unbroken: tuple[Path, faults.Outcome]) -> Path:
+    return unbroken[0]
 
 
 def test_each_file_is_scored_before_it_is_trained_on_once_and_in_order(
@@ -155,21 +166,20 @@ def test_an_interrupted_run_ends_as_an_unbroken_one(train: str, folder: Path, tm
     assert follow(folder, tmp_path / "broken", train=train)["progressive"] == []
 
 
-def _follow_in_process(root: str, out: str) -> None:
-    torch.set_num_threads(1)
-    follow(Path(root), Path(out))
-
-
 @pytest.mark.parametrize("trials", [2, pytest.param(40, marks=pytest.mark.long)])
-def test_a_killed_run_ends_as_an_unbroken_one(trials: int, folder: Path, whole: Path, tmp_path: Path) -> None:
-    unbroken = faults.run(_follow_in_process, str(folder), str(tmp_path / "counted"))
-    assert not unbroken.crash, unbroken.crash
-    for trial, fault in enumerate(faults.draw(unbroken, trials, seed=trials, sizes=(2_000, 60_000))):
+def test_a_killed_run_ends_as_an_unbroken_one(
+    trials: int, folder: Path, unbroken: tuple[Path, faults.Outcome], tmp_path: Path
+) -> None:
+    whole, went = unbroken
+    for trial, fault in enumerate(faults.draw(went, trials, seed=trials, sizes=(2_000, 60_000))):
         out = tmp_path / f"killed{trial}"
-        assert not faults.run(_follow_in_process, str(folder), str(out), fault=fault).crash
+        killed = faults.run(_follow_in_process, str(folder), str(out), fault=fault)
+        assert not killed.crash + killed.sentence, (fault, killed)
         again = faults.run(_follow_in_process, str(folder), str(out))
         assert not again.crash + again.sentence, (fault, again)
         same(whole, out)
+        assert not [path for path in out.rglob("*") if "partial" in path.name], fault
+        shutil.rmtree(out)
 
 
 def test_full_checkpoint_and_deltas_restore_every_bit(folder: Path, whole: Path, tmp_path: Path) -> None:

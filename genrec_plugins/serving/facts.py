@@ -19,6 +19,8 @@ CONFIG = "config.json"
 WEIGHTS = "weights.safetensors"
 PREPROCESSING = "preprocessing"
 KNOWLEDGE = "knowledge"
+#: how the files of the formats begin
+MODEL = "model."
 CARD_TEXT, CARD_DATA = "model_card.md", "model_card.json"
 _AGAIN = "run 'genrec export' again"
 
@@ -54,7 +56,7 @@ class ExportFacts:
     @property
     def digest(self) -> str:
         """Digest of all that decides a score: equal digests, equal scores. The compiled formats do not count."""
-        counted = {name: entry.sha256 for name, entry in self.files.items() if name not in self.formats.values()}
+        counted = {name: entry.sha256 for name, entry in self.files.items() if not name.startswith(MODEL)}
         return digest({"files": counted, "schema": self.schema, "tables": self.tables})
 
     def write(self, directory: Path) -> None:
@@ -107,7 +109,7 @@ class ExportFacts:
 
 
 def file_facts(directory: Path) -> dict[str, FileFacts]:
-    """Size and digest of every file below a directory, by its path there.
+    """Size and digest of every file below a directory, by its path there; ``export.json`` does not count.
 
     Example::
 
@@ -117,7 +119,7 @@ def file_facts(directory: Path) -> dict[str, FileFacts]:
         >>> file_facts(folder)["a"].bytes
         3
     """
-    paths = sorted(path for path in directory.rglob("*") if path.is_file())
+    paths = sorted(path for path in directory.rglob("*") if path.is_file() and path != directory / NAME)
     return {
         path.relative_to(directory).as_posix(): FileFacts(
             bytes=path.stat().st_size, sha256=digest_file(str(path)).sha256

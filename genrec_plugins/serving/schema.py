@@ -141,28 +141,43 @@ class RawSchema:
             RowError: a column is missing, or a value in it is of another type.
         """
         names = table.column_names
-        found: dict[str, pl.Series] = {}
         for column in self.columns:
             if names.count(column.name) != 1:
                 problem = "is there twice" if column.name in names else f"is missing{did_you_mean(column.name, names)}"
                 raise RowError(None, column.name, f"{problem}; expected once, with null for what is missing")
-            found[column.name] = self._series(column, table.column(column.name))
-        return pl.DataFrame(list(found.values())) if found else pl.DataFrame()
-
-    def _series(self, column: RawColumn, given: pa.ChunkedArray) -> pl.Series:
+        chosen = table.select([column.name for column in self.columns])
         try:
-            given.validate(full=True)  # polars panics on text that is not UTF-8
-            series = pl.Series(column.name, pl.from_arrow(given.combine_chunks(), rechunk=True))
-        except (pa.ArrowException, pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError) as error:
-            raise RowError(
-                None, column.name, f"cannot be read ({str(error).splitlines()[0]}), expected Arrow"
-            ) from None
+            read = _read(chosen)
+        except _UNREADABLE:
+            for column in self.columns:
+                _read_column(chosen, column.name)
+            raise
+        return read.select([self._series(column, read[column.name]) for column in self.columns])
+
+    def _series(self, column: RawColumn, series: pl.Series) -> pl.Series:
         if column.kind == "list":
             return _lists(column, series)
         values = _values(series, column.values, lambda place: (place, column.name))
         if column.values == "text" and self.nulls:
             values = values.set(values.is_in(list(self.nulls)).fill_null(False), None)
         return values.alias(column.name)
+
+
+_UNREADABLE = (pa.ArrowException, pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError)
+
+
+def _read(table: pa.Table) -> pl.DataFrame:
+    table.validate(full=True)  # polars panics on text that is not UTF-8
+    return pl.DataFrame(pl.from_arrow(table, rechunk=True))
+
+
+def _read_column(table: pa.Table, name: str) -> None:
+    """Raise RowError if this is the column that cannot be read."""
+    try:
+        _read(table.select([name]))
+    except _UNREADABLE as error:
+        problem = str(error).splitlines()[0]
+        raise RowError(None, name, f"cannot be read ({problem}), expected text, numbers or lists") from None
 
 
 def _of_record(column: RawColumn, record: Mapping[str, Any], row: int) -> Any:

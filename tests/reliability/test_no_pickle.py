@@ -120,6 +120,7 @@ ALLOWED = {
     ("genrec_plugins/training/safe_state.py", "import pickle"),
     # what the check itself saved, into memory
     ("genrec_plugins/testing/trace_checks.py", "torch.jit.load"),
+    ("genrec_plugins/serving/formats.py", "torch.jit.load"),
 }
 
 

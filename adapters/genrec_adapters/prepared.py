@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from genrec_adapters.manifest import Manifest
+from genrec_adapters.manifest import FieldEntry, Manifest
 from genrec_adapters.state import parse_json, read_parquet
 from genrec_registry.config import parse_component
 from genrec_registry.contracts import (
@@ -100,7 +100,7 @@ class Prepared:
             except GenrecError:
                 raise
             except Exception as error:  # a type may take its state for granted
-                raise self._damaged(entry.spec.name, error) from error
+                raise _damaged(self.directory, entry.spec.name, error) from error
         return restored
 
     def field_state(self, name: str) -> FieldState:
@@ -112,21 +112,8 @@ class Prepared:
         Raises:
             DataError: it is damaged.
         """
-        import polars as pl
-
         entry = next(entry for entry in self.manifest.fields if entry.spec.name == name)
-        try:
-            facts = parse_json((self.directory / entry.state.path).read_bytes())
-            tables = {key: read_parquet(self.directory / file.path) for key, file in entry.tables.items()}
-        except (OSError, ValueError, pl.exceptions.PolarsError) as error:
-            raise self._damaged(name, error) from error
-        return FieldState(json=facts, tables=tables)
-
-    def _damaged(self, name: str, error: Exception) -> DataError:
-        problem = (str(error) or type(error).__name__).splitlines()[0]
-        return DataError(
-            f"{self.directory}: state of field '{name}' cannot be read ({problem}); run 'genrec preprocess' again"
-        )
+        return read_state(self.directory, entry)
 
     def verify(self) -> None:
         """Check the digests of all files; reads everything.
@@ -135,3 +122,28 @@ class Prepared:
             DataError: a file was changed.
         """
         self.manifest.check_digests(self.directory)
+
+
+def read_state(directory: Path, entry: FieldEntry) -> FieldState:
+    """What a field learned, as it was written below a prepared directory.
+
+    Args:
+        directory: prepared, or in the making.
+        entry: what the manifest says, or will say, of the field.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    import polars as pl
+
+    try:
+        facts = parse_json((directory / entry.state.path).read_bytes())
+        tables = {key: read_parquet(directory / file.path) for key, file in entry.tables.items()}
+    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+        raise _damaged(directory, entry.spec.name, error) from error
+    return FieldState(json=facts, tables=tables)
+
+
+def _damaged(directory: Path, name: str, error: Exception) -> DataError:
+    problem = (str(error) or type(error).__name__).splitlines()[0]
+    return DataError(f"{directory}: state of field '{name}' cannot be read ({problem}); run 'genrec preprocess' again")

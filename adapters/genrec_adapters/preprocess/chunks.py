@@ -80,13 +80,8 @@ class ChunkStream:
         row = 0
         for source in self._sources:
             for frame in self._dataset.scan(source, policy):
-                missing = [name for name in self._wanted if name not in frame.columns]
-                if missing:
-                    raise PluginError(
-                        f"dataset {type(self._dataset).__name__} gave a chunk of {source.path} without the column "
-                        f"'{missing[0]}' it declares; mend its scan()"
-                    )
-                yield Chunk(frame=frame.select(self._wanted), split=source.split, first_row=row)
+                wanted = wanted_columns(frame, self._wanted, self._dataset, source)
+                yield Chunk(frame=wanted, split=source.split, first_row=row)
                 row += frame.height
 
     def _keep(self, chunk: Chunk) -> None:
@@ -101,6 +96,27 @@ class ChunkStream:
     def release(self) -> None:
         """Give the memory back; a further pass scans again."""
         self._cache = None
+
+
+def wanted_columns(frame: pl.DataFrame, wanted: Sequence[str], dataset: Dataset, source: SourceFile) -> pl.DataFrame:
+    """The columns of a chunk that are needed.
+
+    Args:
+        frame: what the dataset gave.
+        wanted: columns that it must have.
+        dataset: for the message.
+        source: for the message.
+
+    Raises:
+        PluginError: one is missing.
+    """
+    missing = [name for name in wanted if name not in frame.columns]
+    if missing:
+        raise PluginError(
+            f"dataset {type(dataset).__name__} gave a chunk of {source.path} without the column "
+            f"'{missing[0]}' it declares; mend its scan()"
+        )
+    return frame.select(wanted)
 
 
 def memory_of(frame: pl.DataFrame) -> int:

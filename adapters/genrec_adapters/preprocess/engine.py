@@ -9,8 +9,6 @@ import errno
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from importlib import metadata
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,33 +16,31 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from pydantic import BaseModel
 
-from genrec_adapters.datasets.files import digest_file, find_files
-from genrec_adapters.fields import Field, build_fields
-from genrec_adapters.manifest import NAME, VERSION, Manifest, SourceEntry, SplitEntry
+from genrec_adapters.datasets.files import digest_file
+from genrec_adapters.manifest import SplitEntry
 from genrec_adapters.prepared import Prepared
 from genrec_adapters.preprocess.chunks import Chunk, ChunkStream
 from genrec_adapters.preprocess.encoding import Encoder, field_entry
 from genrec_adapters.preprocess.options import PrepareOptions, Progress
+from genrec_adapters.preprocess.plan import (
+    Plan,
+    make_plan,
+    no_training_rows,
+    reusable,
+    source_entry,
+    write_manifest,
+)
 from genrec_adapters.preprocess.swap import Swap
-from genrec_adapters.preprocess.writer import SplitWriter, write_bytes
+from genrec_adapters.preprocess.writer import SplitWriter
 from genrec_adapters.splits import (
     FileSplit,
-    RandomSplit,
-    ShuffledSplit,
-    TimeSplit,
     assigner,
     needs_row_count,
-    parse_split,
 )
-from genrec_registry.config import digest, parse_component
-from genrec_registry.contracts import SPLITS, Dataset, ErrorPolicy, FittedField, SourceFile
-from genrec_registry.errors import ConfigError, DataError
+from genrec_registry.contracts import SPLITS, ErrorPolicy, FittedField
+from genrec_registry.errors import DataError
 from genrec_registry.manager import Registry, default_registry
-
-AnySplit = RandomSplit | ShuffledSplit | TimeSplit | FileSplit
-_PACKAGES = ("genrec-plugins", "polars", "pyarrow", "numpy")
 
 
 def prepare(
@@ -76,20 +72,22 @@ def prepare(
         ConfigError: the config does not fit the dataset.
         DataError: a file or row is bad, or the result cannot be written.
         PluginError: a plugin is missing or gave something else than it promised.
+        SetupError: Ray is asked for, and is not installed or cannot be reached.
     """
     registry = registry or default_registry()
     options = options or PrepareOptions()
     report = progress or (lambda _: None)
-    plan = _plan(dataset, fields, split, options, registry)
+    plan = make_plan(dataset, fields, split, options, registry)
     swap = Swap(Path(out_dir))
     try:
         with swap.lock():
-            done = _reusable(swap.target, plan)
+            done = reusable(swap.target, plan)
             if done:
                 report(Progress(stage="reused", rows=done.manifest.rows_read - done.manifest.rows_skipped))
                 return done
             try:
-                _build(swap.start(), plan, options, report)
+                build = _build_on_ray if options.engine == "ray" else _build
+                build(swap.start(), plan, options, report)
                 swap.commit()
             except BaseException:
                 swap.discard()
@@ -101,112 +99,13 @@ def prepare(
     return Prepared.open(out_dir)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Plan:
-    """What is to be done, checked."""
+def _build_on_ray(root: Path, plan: Plan, options: PrepareOptions, report: Callable[[Progress], None]) -> None:
+    from genrec_adapters.preprocess.on_ray import build_on_ray
 
-    dataset: Dataset
-    sources: Sequence[SourceFile]
-    fields: Sequence[Field]
-    plugins: Mapping[str, str]
-    split: AnySplit
-    config: dict[str, Any]
-    config_digest: str
-
-    @property
-    def columns(self) -> list[str]:
-        """Raw columns that some field reads."""
-        return list(dict.fromkeys(column for field in self.fields for column in field.type.columns))
+    build_on_ray(root, plan, options, report)
 
 
-def _plan(
-    dataset: Any, fields: Mapping[str, Any] | None, split: Any, options: PrepareOptions, registry: Registry
-) -> _Plan:
-    dataset_config = parse_component(registry, "dataset", dataset)
-    built: Dataset = registry.create("dataset", dataset_config)
-    sources = list(built.sources())
-    chosen = build_fields(built.default_fields() if fields is None else fields, built.columns, registry)
-    component = registry.get("dataset", dataset_config.type)
-    plugins = {f"dataset {dataset_config.type}": f"{component.distribution} {component.version}"}
-    for field in chosen:
-        component = registry.get("field-type", field.config.type)
-        plugins[f"field-type {field.config.type}"] = f"{component.distribution} {component.version}"
-    policy = _split_policy(split, sources)
-    config = {
-        "dataset": dataset_config.model_dump(mode="json"),
-        "fields": {field.name: field.config.model_dump(mode="json") for field in chosen},
-        "split": policy.model_dump(mode="json"),
-        "on_error": options.on_error,
-        "storage": options.storage,
-        "shard_rows": options.shard_rows,
-    }
-    return _Plan(
-        dataset=built,
-        sources=sources,
-        fields=chosen,
-        plugins=plugins,
-        split=policy,
-        config=config,
-        # The order of fields is the order of tokens, hence a list here: digest() sorts the keys of mappings.
-        config_digest=digest(
-            {
-                **config,
-                **_field_files(chosen),
-                "order": [f.name for f in chosen],
-                "plugins": plugins,
-                "version": VERSION,
-            }
-        ),
-    )
-
-
-def _field_files(fields: Sequence[Field]) -> dict[str, Any]:
-    """Digests of the files that fields read beside the rows; empty where none does."""
-    paths = {path: field.name for field in fields for path in getattr(field.type, "files", ())}
-    files = [file for path, name in paths.items() for file in find_files(path, key=f"fields.{name}")]
-    return {"files": {file: digest_file(file).sha256 for file in files}} if files else {}
-
-
-def _split_policy(split: Any, sources: Sequence[SourceFile]) -> AnySplit:
-    bound = [source for source in sources if source.split is not None]
-    if split is None:
-        return FileSplit() if bound else RandomSplit()
-    policy: AnySplit = split if isinstance(split, BaseModel) else parse_split(split)  # type: ignore[assignment]
-    if isinstance(policy, FileSplit) and len(bound) < len(sources):
-        raise ConfigError(
-            "split: type 'files' needs a dataset whose files carry the split; "
-            "set dataset.train, valid and test, or choose random, shuffled or time"
-        )
-    if bound and not isinstance(policy, FileSplit):
-        raise ConfigError(
-            f"split: found type '{policy.type}', but the dataset's files carry the split already; "
-            "remove 'split', or give the rows as dataset.path"
-        )
-    return policy
-
-
-def _reusable(target: Path, plan: _Plan) -> Prepared | None:
-    """What is in place, if it is what this run would make."""
-    if not target.exists():
-        return None
-    try:
-        done = Prepared.open(target)
-    except DataError:
-        return None
-    manifest = done.manifest
-    known = {(entry.path, entry.split): entry for entry in manifest.sources}
-    if manifest.config_digest != plan.config_digest or set(known) != {(s.path, s.split) for s in plan.sources}:
-        return None
-    for source in plan.sources:
-        entry, stat = known[source.path, source.split], Path(source.path).stat()
-        if stat.st_size != entry.bytes:
-            return None
-        if stat.st_mtime_ns != entry.mtime_ns and digest_file(source.path).sha256 != entry.sha256:
-            return None
-    return Prepared(directory=done.directory, manifest=manifest, reused=True)
-
-
-def _build(root: Path, plan: _Plan, options: PrepareOptions, report: Callable[[Progress], None]) -> None:
+def _build(root: Path, plan: Plan, options: PrepareOptions, report: Callable[[Progress], None]) -> None:
     stats = {source.path: Path(source.path).stat() for source in plan.sources}
     policy = ErrorPolicy(on_error=options.on_error)
     stream = ChunkStream(plan.dataset, plan.sources, plan.columns, policy, options.cache_mib << 20)
@@ -221,38 +120,25 @@ def _build(root: Path, plan: _Plan, options: PrepareOptions, report: Callable[[P
             assign = _assigner(plan, stream, report)
             fitted = _fit(plan, stream, assign, pool, report)
             splits = _encode(root, plan, stream, assign, fitted, options, report)
-            sources = [_source_entry(source, stats[source.path], digests[source.path]) for source in plan.sources]
+            sources = [
+                source_entry(source, stats[source.path], digests[source.path].result().sha256)
+                for source in plan.sources
+            ]
         finally:
             stop.set()
     rows = stream.rows or 0
-    written = sum(entry.rows for entry in splits.values())
-    if written != rows:
-        raise DataError(f"{root}: wrote {written} rows of {rows}, expected all of them; run again on a sound disk")
-    manifest = Manifest(
-        config_digest=plan.config_digest,
-        config=plan.config,
-        versions={**{name: metadata.version(name) for name in _PACKAGES}, **plan.plugins},
-        label=plan.dataset.label,
-        storage=options.storage,
-        rows_read=rows + policy.skipped,
-        rows_skipped=policy.skipped,
-        skipped_examples=tuple(policy.examples),
-        sources=tuple(sources),
-        fields=tuple(
-            field_entry(root, field, one, plan.plugins[f"field-type {field.config.type}"])
-            for field, one in zip(plan.fields, fitted, strict=True)
-        ),
-        splits={name: splits[name] for name in SPLITS},
-    )
-    # Written last: without it the folder is not prepared data.
-    write_bytes(root, NAME, manifest.model_dump_json(indent=1).encode())
+    entries = [
+        field_entry(root, field, one, plan.plugins[f"field-type {field.config.type}"])
+        for field, one in zip(plan.fields, fitted, strict=True)
+    ]
+    write_manifest(root, plan, options, rows=rows, policy=policy, sources=sources, fields=entries, splits=splits)
     report(Progress(stage="done", rows=rows, total=rows, skipped=policy.skipped))
 
 
 Assignment = Callable[[Chunk], npt.NDArray[np.int8]]
 
 
-def _assigner(plan: _Plan, stream: ChunkStream, report: Callable[[Progress], None]) -> Assignment:
+def _assigner(plan: Plan, stream: ChunkStream, report: Callable[[Progress], None]) -> Assignment:
     """The index into ``SPLITS`` of each row of a chunk."""
     split = plan.split
     if isinstance(split, FileSplit):
@@ -274,7 +160,7 @@ def _reported(stage: Any, stream: ChunkStream, report: Callable[[Progress], None
 
 
 def _fit(
-    plan: _Plan,
+    plan: Plan,
     stream: ChunkStream,
     assign: Assignment,
     pool: ThreadPoolExecutor,
@@ -291,16 +177,13 @@ def _fit(
         train = chunk.frame if count == chunk.frame.height else chunk.frame.filter(pl.Series(chosen))
         list(pool.map(lambda fitter, frame=train: fitter.update(frame), fitters))  # list() brings errors here
     if not rows:
-        raise DataError(
-            f"{plan.sources[0].path}: gave no training rows ({stream.rows or 0} usable, {stream.policy.skipped} "
-            "skipped), expected at least one; check the input and the split"
-        )
+        raise no_training_rows(plan, stream.rows or 0, stream.policy.skipped)
     return list(pool.map(lambda fitter: fitter.finish(), fitters))
 
 
 def _encode(
     root: Path,
-    plan: _Plan,
+    plan: Plan,
     stream: ChunkStream,
     assign: Assignment,
     fitted: Sequence[FittedField],
@@ -333,11 +216,3 @@ def _write(writers: Sequence[SplitWriter], encoded: pl.DataFrame, split: npt.NDA
             writer.write(encoded)
         elif chosen.any():
             writer.write(encoded.filter(pl.Series(chosen)))
-
-
-def _source_entry(source: SourceFile, before: Any, digests: Future[Any]) -> SourceEntry:
-    sha256 = digests.result().sha256
-    now = Path(source.path).stat()
-    if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-        raise DataError(f"{source.path}: was changed during the run; do not write to the input, and run again")
-    return SourceEntry(path=source.path, split=source.split, bytes=now.st_size, mtime_ns=now.st_mtime_ns, sha256=sha256)

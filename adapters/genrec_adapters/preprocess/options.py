@@ -31,6 +31,17 @@ class PrepareOptions(Config):
     threads: PositiveInt | None = Field(
         default=None, description="fields fitted at the same time; the CPU's cores if unset"
     )
+    engine: Literal["local", "ray"] = Field(
+        default="local", description="local: this process; ray: the workers of a Ray cluster; the result is the same"
+    )
+    ray_address: str | None = Field(
+        default=None,
+        description="host:port of a running Ray, or auto; unset: RAY_ADDRESS, or a Ray of this run's own",
+    )
+    part_mib: PositiveInt = Field(
+        default=64,
+        description="MiB of a file that one Ray task reads; more where that would make over 1,000 tasks",
+    )
     cache_mib: int = Field(
         default=1024, ge=0, description="parsed rows kept in memory between the passes, if all of them fit"
     )

@@ -118,11 +118,9 @@ def ranker_subject(
     """
     shape, way, tables = shape or Shape(), way or Way(), tables or Tables()
     device = torch.device(way.device)
-    run = random_run({"type": name, **(options or {})}, shape, tables, {"device": way.device})
+    run = random_run({"type": name, **(options or {})}, shape, tables, {"device": way.device, "compile": way.compiled})
     fields = table_fields(shape.fields, tables.rows)
     model = build_dlrm(run.config.model, fields, run.registry)
-    if way.compiled:
-        model.inter_arch.compile()
     recipe = make_recipe(DLRMTrain(model), run.config.train, device)
     batch: Any = random_batch(fields, shape.batch_size)
     batch = batch if device.type == "cpu" else batch.to(device)

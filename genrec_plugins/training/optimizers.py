@@ -13,6 +13,7 @@ from torchrec.models.dlrm import DLRMTrain
 
 from genrec_plugins.models import FieldDLRM
 from genrec_plugins.training.checkpoints import load_plain_weights
+from genrec_plugins.training.compiled import compile_interaction
 from genrec_plugins.training.ranks import total, world_size
 from genrec_plugins.training.settings import BarsTraining, TorchRecTraining
 from genrec_plugins.training.table_drawing import draw_tables
@@ -240,6 +241,8 @@ def schedule_factor(schedule: str, warmup_steps: int, step: float, total_steps: 
 
 def make_recipe(train: DLRMTrain, config: TorchRecTraining | BarsTraining, device: torch.device) -> Recipe:
     """The recipe of the ``train`` section."""
+    if config.compile:
+        compile_interaction(train.model.inter_arch, device)
     if isinstance(config, BarsTraining):
         return BarsRecipe(train, config, device)
     return TorchRecRecipe(train, config, device)

@@ -34,6 +34,9 @@ class _Training(Config):
         "none",
         description="autocast of the dense part; bf16 pays on GPUs, and on CPUs that multiply in it (AVX512-BF16, AMX)",
     )
+    compile: bool = Field(
+        False, description="make the interaction's kernels by torch.compile: its first steps take up to minutes"
+    )
     threads: NonNegativeInt = Field(0, description="CPU threads of torch; 0: torch's default")
     warm_start: WarmStart | None = Field(None, description="pre-trained weights that model.encoder begins at")
 

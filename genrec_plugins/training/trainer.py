@@ -159,8 +159,9 @@ class Trainer:
             seed_rank(config.seed)
         self.store: CheckpointStore | None = None
         if directory is not None:
-            # the layout of the tables may change: checkpoints can be laid out anew
-            made_of: dict[str, Any] = {"run": config.model_dump(mode="json", exclude={"train": {"sharding"}})}
+            # the layout of the tables may change, as checkpoints can be laid out anew, and kernels compute the same
+            free = {"train": {"sharding", "compile"}}
+            made_of: dict[str, Any] = {"run": config.model_dump(mode="json", exclude=free)}
             made_of["data"] = prepared.identity
             if self.warm_start is not None:
                 made_of["warm_start"] = self.warm_start.digest

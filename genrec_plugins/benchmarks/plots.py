@@ -80,6 +80,11 @@ def calibration(cells: Sequence[Cell]) -> str:
 
 
 def pair_heat_map(table: dict[str, Any]) -> str:
+    """:func:`pair_figure` as SVG."""
+    return _svg(pair_figure(table))
+
+
+def pair_figure(table: dict[str, Any]) -> Figure:
     """The F x F modulation: how much the row's field lets the column's field through; 1 (or 0) is where it began."""
     values = np.array(table["values"])
     names = table["names"]
@@ -93,4 +98,4 @@ def pair_heat_map(table: dict[str, Any]) -> str:
     axes.set_xlabel("attended field")
     axes.set_ylabel("attending field")
     figure.colorbar(image, ax=axes, shrink=0.7)
-    return _svg(figure)
+    return figure

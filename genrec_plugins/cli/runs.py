@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,6 +53,8 @@ def list_runs(
 
 
 def _row(run: RunFacts) -> list[str]:
+    from genrec_plugins.reports.tables import number
+
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.modified)) if run.modified else ""
     metrics = [number(run.test, name) for name in ("auc", "logloss", "ne", "calibration")]
     note = run.note
@@ -61,11 +62,6 @@ def _row(run: RunFacts) -> list[str]:
         note = note or ", ".join(f"{name} {value:.4f}" for name, value in list(run.test.items())[:2])
     epochs = str(run.epochs) if run.epochs else ""
     return [run.name, run.kind, run.status, run.model, *metrics, epochs, when, note]
-
-
-def number(metrics: Mapping[str, float], name: str) -> str:
-    """A metric as text, empty where there is none."""
-    return f"{metrics[name]:.5f}" if name in metrics else ""
 
 
 @app.command("compare")
@@ -81,6 +77,7 @@ def compare_runs(
         genrec runs compare runs/* --sort logloss --json
     """
     from genrec_plugins.reports.runs import differences, distinct_names, read_run, same_rows, sort_runs
+    from genrec_plugins.reports.tables import metric_table
 
     names = distinct_names(directories)
     found = sort_runs([read_run(path, name) for path, name in zip(directories, names, strict=True)], sort)
@@ -98,31 +95,3 @@ def compare_runs(
     for run in found:
         if run.note:
             typer.echo(f"{run.name}: {run.status}, {run.note}")
-
-
-def metric_table(runs: Sequence[RunFacts]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: a row a run, a column for each metric that one of them has.
-
-    Args:
-        runs: in the order of the rows.
-    """
-    names = list(dict.fromkeys(name for run in runs for name in run.test if name != "rows"))
-    monitored = [name for name in ("auc", "logloss") if any(name in run.valid for run in runs)]
-    header = ["run", "status", "model", *(f"test {name}" for name in names), *(f"valid {name}" for name in monitored)]
-    header += ["parameters", "best epoch", "rows/s"]
-    rows = []
-    for run in runs:
-        cells = [run.name, run.status, run.model, *(number(run.test, name) for name in names)]
-        cells += [number(run.valid, name) for name in monitored]
-        rows.append([*cells, *facts_of(run)])
-    return header, rows
-
-
-def facts_of(run: RunFacts) -> list[str]:
-    """Parameters, best epoch of all, rows a second: as text."""
-    parameters, best, speed = (run.facts.get(key) for key in ("parameters", "best_epoch", "rows_per_second"))
-    return [
-        f"{parameters:,}" if isinstance(parameters, int) else "",
-        f"{best} of {run.epochs}" if best is not None else "",
-        f"{speed:,.0f}" if isinstance(speed, (int, float)) else "",
-    ]

@@ -66,7 +66,7 @@ def group_of(name: str, labels: Floats, probabilities: Floats) -> Group:
         >>> labels, scores = np.array([0, 1] * 20), np.array([0.25, 0.5, 0.5, 0.75] * 10)
         >>> group = group_of("all", labels, scores)
         >>> group.rows, group.positives, group.auc, round(group.auc_error, 4)
-        (40, 20, 0.875, 0.0405)
+        (40, 20, 0.875, 0.0406)
     """
     metrics = evaluate_predictions(labels, probabilities)
     positives = int(np.asarray(labels).sum())

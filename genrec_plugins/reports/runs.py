@@ -268,7 +268,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(runs: Sequence[RunFacts]) -> dict[str, list[str]]:
-    """Config keys in which runs differ -> each run's value as JSON, ``-`` where it has no such key.
+    """Config keys in which runs differ -> each run's value as JSON, ``-`` where it has no such key; those come last.
 
     Example::
 
@@ -280,9 +280,8 @@ def differences(runs: Sequence[RunFacts]) -> dict[str, list[str]]:
     configs = [flat(run.config) for run in runs if run.status != "broken"]
     keys = dict.fromkeys(key for config in configs for key in config)
     found = {}
-    for key in keys:
-        values = [json.dumps(config[key], ensure_ascii=False) if key in config else "-" for config in configs]
-        if len(set(values)) > 1:
+    for key in sorted(keys, key=lambda key: sum(key not in config for config in configs)):
+        if len({_value(config, key) for config in configs}) > 1:
             found[key] = ["-" if run.status == "broken" else _value(flat(run.config), key) for run in runs]
     return found
 

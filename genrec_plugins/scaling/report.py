@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from genrec_plugins.files import written_aside
+from genrec_plugins.scaling.curve import Curve
 from genrec_plugins.scaling.fits import Fit
 from genrec_plugins.scaling.laws import Law
-from genrec_plugins.scaling.sweep import Swept, size_of, spread
+from genrec_plugins.scaling.sweep import Axis, Measured, Point, Swept, size_of, spread
+from genrec_registry import DataError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLOURS: dict[Law, str] = {"power": "C0", "log": "C1"}
 FIT_COLUMNS = ("law", "fit", "95 % intervals", "R²", "AICc", "held-out error at the largest size")
@@ -102,12 +107,46 @@ def as_dict(swept: Swept) -> dict[str, Any]:
     }
 
 
-def write_plot(swept: Swept, path: Path) -> None:
-    """Points of all seeds, their means, both laws and the intervals of the curves, as PNG.
+def from_dict(data: Mapping[str, Any]) -> Swept:
+    """One axis as :func:`as_dict` gave it, for tables and plots; the intervals of the curves are not in it.
+
+    Args:
+        data: an entry of ``result.json``.
+
+    Raises:
+        DataError: it is something else.
+    """
+    try:
+        axis, size_name = Axis(key=str(data["axis"]), values=tuple(data["values"])), str(data["x"])
+        points = tuple(
+            Point(value=point["value"], seed=point["seed"], measured=Measured(**point["measured"]))
+            for point in data["points"]
+        )
+        fits = tuple(_fit(found) for found in data["curve"]["fits"])
+        curve = Curve(
+            x=tuple(data["curve"]["x"]), y=tuple(data["curve"]["y"]), fits=fits, says=tuple(data["curve"]["says"])
+        )
+        size = "value" if size_name == axis.key else size_name.replace(" ", "-")
+        rising = any(fit.complement for fit in fits)
+        swept = Swept(axis=axis, points=points, metric=data["metric"], rising=rising, size=size, curve=curve)
+        columns(swept), rows(swept), [size_of(point, size) for point in points]
+        return swept
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise DataError(f"is no axis of a sweep ({type(error).__name__}: {error}); run 'genrec scale' again") from error
+
+
+def _fit(data: Mapping[str, Any]) -> Fit:
+    facts = {key: value for key, value in data.items() if key not in ("formula", "intervals")}
+    pairs = data["intervals"]
+    intervals = None if pairs is None else {name: (float(low), float(high)) for name, (low, high) in pairs.items()}
+    return Fit(**facts, intervals=intervals, draws=np.empty((0, len(data["constants"]))))
+
+
+def figure_of(swept: Swept) -> Figure:
+    """Points of all seeds, their means, both laws and the intervals of the curves.
 
     Args:
         swept: one axis.
-        path: the file.
     """
     from matplotlib.figure import Figure
 
@@ -132,8 +171,18 @@ def write_plot(swept: Swept, path: Path) -> None:
     axes.set_ylabel(swept.metric)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
+    return figure
+
+
+def write_plot(swept: Swept, path: Path) -> None:
+    """:func:`figure_of` as PNG.
+
+    Args:
+        swept: one axis.
+        path: the file.
+    """
     with written_aside(path) as partial:
-        figure.savefig(partial, format="png", dpi=150)
+        figure_of(swept).savefig(partial, format="png", dpi=150)
 
 
 def write_report(swept: Sequence[Swept], out: Path, title: str) -> list[Path]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from genrec_plugins.files import written_aside
 from genrec_plugins.tokenizers.quality import QualityReport
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 def write_plot(reports: Mapping[str, QualityReport], path: Path) -> None:
-    """Write a PNG: a panel of rank against items for each level, and one of the neighbours that share a prefix.
+    """Write :func:`figure_of` as PNG.
 
     Args:
         reports: by the name that the legend shows.
@@ -29,6 +33,16 @@ def write_plot(reports: Mapping[str, QualityReport], path: Path) -> None:
         >>> write_plot({"mine": measure(codes)}, path)
         >>> path.read_bytes()[1:4]
         b'PNG'
+    """
+    with written_aside(path, instead="name another --plot") as partial:
+        figure_of(reports).savefig(partial, format="png", dpi=120, metadata={"Software": None})
+
+
+def figure_of(reports: Mapping[str, QualityReport]) -> Figure:
+    """A panel of rank against items for each level, and one of the neighbours that share a prefix.
+
+    Args:
+        reports: by the name that the legend shows.
     """
     from matplotlib.figure import Figure
 
@@ -58,5 +72,4 @@ def write_plot(reports: Mapping[str, QualityReport], path: Path) -> None:
     axes[-1].legend(fontsize=8)
     for one in axes:
         one.grid(alpha=0.3)
-    with written_aside(path, instead="name another --plot") as partial:
-        figure.savefig(partial, format="png", dpi=120, metadata={"Software": None})
+    return figure

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from genrec_plugins.benchmarks.speed import encoders, growth_compute, step
+from genrec_plugins.benchmarks.speed import compiled, encoders, growth_compute, step
 from genrec_plugins.benchmarks.speed.cpu import on_the_cpu, one_thread
 from genrec_plugins.benchmarks.speed.encoders import reference_block
 from genrec_plugins.benchmarks.speed.fat_gemms import both_ways, context_of, fat_gemms, fat_products, fat_transformer
@@ -94,6 +94,12 @@ def test_step_part_runs(options: Options) -> None:
     found = step.step(options, ["dot"], batch_size=16, steps=3)
     assert [one.what for one in found] == ["genrec Trainer", "TorchRec loop by hand"]
     assert all(one.rate > 0 for one in found)
+
+
+def test_compiled_part_runs(options: Options) -> None:
+    found = compiled.compiled(options, ["dot"], shape=Shape(batch_size=4, fields=3, embedding_dim=4))
+    assert [one.what for one in found] == ["train.compile: true", "train.compile: false"]
+    assert found[0].note.startswith("its first step took ")
 
 
 def test_without_fuxictr_its_part_is_a_note(options: Options) -> None:

@@ -9,6 +9,7 @@ PARTS: dict[str, str] = {
     "loader": "genrec_plugins.benchmarks.speed.loader:loader",
     "step": "genrec_plugins.benchmarks.speed.step:step",
     "step-fuxictr": "genrec_plugins.benchmarks.speed.step:step_fuxictr",
+    "compiled": "genrec_plugins.benchmarks.speed.compiled:compiled",
     "fat": "genrec_plugins.benchmarks.speed.fat_gemms:fat_gemms",
     "fat-transformer": "genrec_plugins.benchmarks.speed.fat_gemms:fat_transformer",
     "lum": "genrec_plugins.benchmarks.speed.encoders:lum",

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from genrec_adapters.preprocess.swap import replaced
+from genrec_plugins.files import system_errors
 from genrec_plugins.uqa.config import LanguageModel
 from genrec_plugins.uqa.prompts import PromptBatch
 from genrec_plugins.uqa.soft_tokens import splice
-from genrec_registry import ConfigError, SetupError
+from genrec_registry import ConfigError, DataError, SetupError
 
 
 def load_language_model(config: LanguageModel, device: torch.device) -> tuple[Any, Any]:
@@ -37,14 +39,17 @@ def load_language_model(config: LanguageModel, device: torch.device) -> tuple[An
     if not sys.stderr.isatty():
         disable_progress_bar()
     dtype: Any = config.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
+    # neither pickled weights nor modules that lie beside them: a folder of the user's choice is not code
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(config.path, dtype=dtype)
-        tokenizer = AutoTokenizer.from_pretrained(config.path)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            config.path, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
+        tokenizer = AutoTokenizer.from_pretrained(config.path, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
             f"llm.path is '{config.path}', which transformers cannot load ({reason}); name a folder with a causal "
-            "language model and its tokenizer"
+            "language model in safetensors files, and its tokenizer"
         ) from error
     model.to(device).eval()
     model.requires_grad_(config.tune)
@@ -128,6 +133,14 @@ class SoftPromptModel(nn.Module):
 
 
 def save_language_model(llm: Any, tokenizer: Any, directory: Path) -> None:
-    """Write a tuned language model and its tokenizer, as ``from_pretrained`` reads them."""
-    llm.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
+    """Write a tuned language model and its tokenizer, as ``from_pretrained`` reads them; whole, or not at all.
+
+    Raises:
+        DataError: they cannot be written.
+    """
+    try:
+        with system_errors(), replaced(directory, marker="config.json", what="a language model") as aside:
+            llm.save_pretrained(aside)
+            tokenizer.save_pretrained(aside)
+    except OSError as error:
+        raise DataError(f"{directory}: cannot be written ({error.strerror or error}); name another --out") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import json
 import os
 import pickle
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 
 from genrec_plugins.training.safe_state import SafeReader, check_files, digest_files, load_state
-from genrec_registry import ModelError
+from genrec_registry import ConfigError, ModelError
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("registry/genrec_registry", "adapters/genrec_adapters", "genrec_plugins")
@@ -113,52 +114,115 @@ def test_a_changed_file_is_told(saved: Path) -> None:
         check_files(saved, digests)
 
 
+def a_language_model(folder: Path) -> Path:
+    pytest.importorskip("transformers", reason="genrec uqa is an extra")
+    from tests.plugins.uqa_cases import make_language_model
+
+    return make_language_model(folder)
+
+
+def load(folder: Path) -> None:
+    from genrec_plugins.uqa.config import LanguageModel
+    from genrec_plugins.uqa.llm import load_language_model
+
+    load_language_model(LanguageModel(path=str(folder)), torch.device("cpu"))
+
+
+def test_pickled_weights_of_a_language_model_are_not_read(tmp_path: Path) -> None:
+    folder = a_language_model(tmp_path / "llm")
+    load(folder)
+    (folder / "model.safetensors").unlink()
+    torch.save(Payload(tmp_path / "made"), folder / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match="in safetensors files"):
+        load(folder)
+    assert not (tmp_path / "made").exists()
+
+
+def test_code_beside_a_language_model_is_not_run(tmp_path: Path) -> None:
+    folder = a_language_model(tmp_path / "llm")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {
+        "model_type": "evil",
+        "auto_map": {name: f"evil.{name}" for name in ("AutoConfig", "AutoModelForCausalLM")},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "evil.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'made')!r})\n")
+    with pytest.raises(ConfigError, match=r"llm\.path"):
+        load(folder)
+    assert not (tmp_path / "made").exists()
+
+
 # -- what the code may call ----------------------------------------------------------------------------------------
 
 ALLOWED = {
     # the one place that unpickles, with a list of what may be named
     ("genrec_plugins/training/safe_state.py", "import pickle"),
-    # what the check itself saved, into memory
+    # answers of the run's own Ray workers, in memory; Ray pickles all that goes between them anyway
+    ("adapters/genrec_adapters/preprocess/on_ray.py", "import pickle"),
+    # what the check or the export itself saved, into memory
     ("genrec_plugins/testing/trace_checks.py", "torch.jit.load"),
+    ("genrec_plugins/serving/formats.py", "torch.export.load"),
     ("genrec_plugins/serving/formats.py", "torch.jit.load"),
 }
+
+
+PICKLES = ("pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve")
+#: calls that are never right
+NEVER = (
+    "eval",
+    "exec",
+    "compile",
+    "__import__",
+    "os.system",
+    "torch.jit.load",
+    "torch.export.load",
+    "torch.package.PackageImporter",
+    "torch.hub.load",
+    "yaml.load",
+    "yaml.load_all",
+    "yaml.unsafe_load",
+    "yaml.full_load",
+)
+#: end of a call's name, and the keyword that it must have
+NEEDS = (
+    ("torch.load", "weights_only", "True"),
+    ("np.load", "allow_pickle", "False"),
+    ("numpy.load", "allow_pickle", "False"),
+    (".from_pretrained", "trust_remote_code", "False"),
+    ("LM.from_pretrained", "use_safetensors", "True"),
+)
 
 
 def risky_calls(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """Line and name of everything in a module that can run what a file or a text holds."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [name.name for name in node.names]
-            for name in names:
-                if name.split(".")[0] in (
-                    "pickle",
-                    "_pickle",
-                    "cPickle",
-                    "dill",
-                    "cloudpickle",
-                    "joblib",
-                    "marshal",
-                    "shelve",
-                ):
-                    yield node.lineno, f"import {name}"
-        if not isinstance(node, ast.Call):
-            continue
-        called = ast.unparse(node.func)
-        keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-        if called in ("eval", "exec", "compile", "__import__", "os.system"):
-            yield node.lineno, called
-        elif called == "torch.load" and keywords.get("weights_only") != "True":
-            yield node.lineno, "torch.load without weights_only=True"
-        elif called in ("torch.jit.load", "torch.package.PackageImporter", "torch.hub.load"):
-            yield node.lineno, called
-        elif called in ("np.load", "numpy.load") and keywords.get("allow_pickle") != "False":
-            yield node.lineno, "np.load without allow_pickle=False"
-        elif called in ("yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.full_load"):
-            yield node.lineno, called
-        elif called.endswith("dcp.load") and "storage_reader" not in keywords:
-            yield node.lineno, "dcp.load with the stock reader"
-        elif keywords.get("shell") == "True" or keywords.get("trust_remote_code") == "True":
-            yield node.lineno, called
+            yield from ((node.lineno, name) for name in risky_imports(node))
+        elif isinstance(node, ast.Call):
+            yield from ((node.lineno, name) for name in risky_call(node))
+
+
+def risky_imports(node: ast.Import | ast.ImportFrom) -> Iterator[str]:
+    names = [name.name for name in node.names]
+    for module in [node.module or ""] if isinstance(node, ast.ImportFrom) else names:
+        if module.split(".")[0] in PICKLES:
+            yield f"import {module}"
+        elif module in ("torch", "torch.jit", "torch.export", "numpy", "yaml") and "load" in names:
+            yield f"from {module} import load"  # the calls then have another name
+
+
+def risky_call(node: ast.Call) -> Iterator[str]:
+    called = ast.unparse(node.func)
+    keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+    if called in NEVER or called.endswith((".read_pickle", ".deserialize")):
+        yield called
+    for name, keyword, value in NEEDS:
+        if called.endswith(name) and keywords.get(keyword) != value:
+            yield f"{called} without {keyword}={value}"
+    if called.endswith("dcp.load") and "storage_reader" not in keywords:
+        yield "dcp.load with the stock reader"
+    if keywords.get("shell") == "True":
+        yield called
 
 
 def sources() -> Iterator[Path]:
@@ -189,6 +253,12 @@ def test_no_code_reads_a_pickle_or_runs_a_text() -> None:
         "dcp.load(state, checkpoint_id=path)",
         "subprocess.run(text, shell=True)",
         "AutoModel.from_pretrained(name, trust_remote_code=True)",
+        "AutoTokenizer.from_pretrained(name)",
+        "AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False)",
+        "from torch import load",
+        "torch.export.load(path)",
+        "pd.read_pickle(path)",
+        "pl.LazyFrame.deserialize(path)",
     ],
 )
 def test_the_check_finds(code: str) -> None:

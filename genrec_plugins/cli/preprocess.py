@@ -17,6 +17,14 @@ def preprocess(
     storage: Annotated[str, typer.Option(help="arrow (memory-mapped) or parquet (smaller).")] = "arrow",
     shard_rows: Annotated[int, typer.Option(help="Rows a file.")] = 1_000_000,
     threads: Annotated[int | None, typer.Option(help="Fields fitted at the same time [default: cores].")] = None,
+    engine: Annotated[
+        str, typer.Option(help="local, or ray: the same result by the workers of a Ray cluster.")
+    ] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT of a running Ray, or auto [default: $RAY_ADDRESS, else a Ray of this run's own]."),
+    ] = None,
+    part_mib: Annotated[int, typer.Option(help="MiB of a file that one Ray task reads.")] = 64,
     set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE over the file, as dataset.path=x.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the manifest's summary as JSON.")] = False,
 ) -> None:
@@ -27,6 +35,8 @@ def preprocess(
         genrec preprocess run.yaml
 
         genrec preprocess run.yaml --out prepared/criteo --on-error skip
+
+        genrec preprocess run.yaml --engine ray --ray-address 10.0.0.1:6379
     """
     from genrec_adapters.preprocess import PrepareOptions
     from genrec_plugins.cli.table import print_json, print_table
@@ -36,7 +46,15 @@ def preprocess(
     from genrec_registry import explain
 
     run = load_run(run_file, parse_overrides(set_))
-    data = {"on_error": on_error, "storage": storage, "shard_rows": shard_rows, "threads": threads}
+    data = {
+        "on_error": on_error,
+        "storage": storage,
+        "shard_rows": shard_rows,
+        "threads": threads,
+        "engine": engine,
+        "ray_address": ray_address,
+        "part_mib": part_mib,
+    }
     options = explain(PrepareOptions, data, where="options")
     with Console() as console:
         prepared = prepare_run(run, out, options, console)

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from genrec_adapters.prepared import Prepared
 from genrec_adapters.preprocess import PrepareOptions, prepare
+from genrec_adapters.preprocess.jobs import Counts
 from genrec_adapters.preprocess.spread import build_spread, here
-from genrec_adapters.preprocess.tasks import Counts, plan_shards
+from genrec_adapters.preprocess.tasks import plan_shards
 from genrec_registry import DataError, GenrecError, default_registry
 from tests.adapters.spread_cases import every_field, write_rows
 

@@ -6,15 +6,15 @@ import logging
 import os
 import pickle
 import socket
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from genrec_adapters.preprocess.jobs import ASIDE
 from genrec_adapters.preprocess.options import PrepareOptions, Progress
 from genrec_adapters.preprocess.plan import Plan
 from genrec_adapters.preprocess.spread import build_spread
-from genrec_adapters.preprocess.tasks import ASIDE
 from genrec_registry import errors
 from genrec_registry.errors import GenrecError, PluginError, SetupError
 
@@ -44,8 +44,8 @@ def build_on_ray(root: Path, plan: Plan, options: PrepareOptions, report: Callab
         SetupError: Ray is not installed, cannot be reached, or lost a piece of work again and again.
         GenrecError: whatever went wrong on a worker.
     """
-    with ray_session(options):
-        build_spread(root, plan, options, report, OnRay(root.resolve() / ASIDE))
+    with ray_session(options), closing(OnRay(root.resolve() / ASIDE)) as run:
+        build_spread(root, plan, options, report, run)
 
 
 @contextmanager
@@ -125,6 +125,12 @@ class OnRay:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._passes = 0
+        self._open: Generator[Any] | None = None
+
+    def close(self) -> None:
+        """End a pass that was left in the middle; Ray complains of one that ends after the connection."""
+        if self._open is not None:
+            self._open.close()
 
     def __call__(self, work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         """See :class:`~genrec_adapters.preprocess.spread.Runner`.
@@ -132,6 +138,10 @@ class OnRay:
         Raises:
             GenrecError: that of a piece; SetupError if Ray failed, or workers die at a piece again and again.
         """
+        self._open = self._answers(work, items)
+        return self._open
+
+    def _answers(self, work: Callable[[T], R], items: Sequence[T]) -> Generator[R]:
         import ray.data
 
         payload, attempts = list(items), self._folder / f"attempts-{self._passes}"
@@ -143,17 +153,21 @@ class OnRay:
 
         with _quiet():
             rows = ray.data.from_items([{"index": i} for i in range(len(payload))], override_num_blocks=len(payload))
-            answers = iter(rows.map(answer).iter_rows())
-            while True:
-                try:
-                    row = next(answers, None)
-                except Exception as error:  # Ray's own, of many classes
-                    raise SetupError(
-                        f"Ray could not do a piece of work ({_first_line(error)}); see its logs, or use --engine local"
-                    ) from error
-                if row is None:
-                    return
-                yield _value(row["answer"])
+            answers = (row for row in rows.map(answer).iter_rows())
+            try:
+                while (row := _next(answers)) is not None:
+                    yield _value(row["answer"])
+            finally:
+                answers.close()
+
+
+def _next(answers: Iterator[Any]) -> Any:
+    try:
+        return next(answers, None)
+    except Exception as error:  # Ray's own, of many classes
+        raise SetupError(
+            f"Ray could not do a piece of work ({_first_line(error)}); see its logs, or use --engine local"
+        ) from error
 
 
 @contextmanager

@@ -12,9 +12,9 @@ from typing import Protocol, TypeVar
 from genrec_adapters.datasets.parts import Part, PartedDataset
 from genrec_adapters.manifest import FieldEntry, Shard, SplitEntry
 from genrec_adapters.preprocess import tasks
+from genrec_adapters.preprocess.jobs import Counts, Job, Unit, write_split
 from genrec_adapters.preprocess.options import PrepareOptions, Progress
 from genrec_adapters.preprocess.plan import Plan, no_training_rows, source_entry, write_manifest
-from genrec_adapters.preprocess.tasks import Counts, Job, Unit
 from genrec_adapters.preprocess.writer import split_entry
 from genrec_adapters.splits import FileSplit, needs_row_count
 from genrec_registry.contracts import SPLITS, ErrorPolicy, SourceFile
@@ -74,7 +74,7 @@ def build_spread(
     units = plan_units(plan, options.part_mib << 20)
     job, units, counted, digests = _measure(job, units, run, report)
     if needs_row_count(job.split):
-        tasks.write_split(job)
+        write_split(job)
     policy = ErrorPolicy(on_error=options.on_error)
     fitted = _fit(job, units, run, report, policy, counted)
     rows = sum(one.rows for one in fitted)

@@ -10,13 +10,12 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,17 +23,15 @@ import polars as pl
 import pyarrow as pa
 
 from genrec_adapters.datasets.files import digest_file
-from genrec_adapters.datasets.parts import Part, PartedDataset
-from genrec_adapters.fields import Field
+from genrec_adapters.datasets.parts import PartedDataset
 from genrec_adapters.manifest import FieldEntry, Shard
 from genrec_adapters.prepared import read_state
-from genrec_adapters.preprocess.chunks import read_ahead, wanted_columns
 from genrec_adapters.preprocess.encoding import Encoder, field_entry
+from genrec_adapters.preprocess.jobs import Counts, Job, Unit, chunks, own_file, split_chunks
 from genrec_adapters.preprocess.writer import SplitWriter
-from genrec_adapters.splits import FileSplit, RandomSplit, ShuffledSplit, TimeSplit, assigner
+from genrec_adapters.splits import FileSplit
 from genrec_registry.contracts import (
     SPLITS,
-    Dataset,
     ErrorPolicy,
     FieldState,
     FittedField,
@@ -42,132 +39,6 @@ from genrec_registry.contracts import (
     SourceFile,
 )
 from genrec_registry.errors import DataError
-
-ASIDE = ".pieces"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Unit:
-    """What one piece of work reads: a file, or a part of one.
-
-    Args:
-        index: its place in the order of all rows.
-        source: the file.
-        part: which part; None for all of it.
-        before: rows of the file before the part, bad ones too.
-        first_row: usable rows before it, of all files.
-    """
-
-    index: int
-    source: SourceFile
-    part: Part | None = None
-    before: int = 0
-    first_row: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """What all pieces of a run are given.
-
-    Args:
-        root: prepared directory in the making; all processes must see it under this path.
-        dataset: scans the sources.
-        fields: the configured fields.
-        plugins: for each field, distribution and version of its type.
-        split: the split policy.
-        on_error: what to do with bad rows.
-        storage: file format.
-        shard_rows: rows a file.
-        rows: usable rows of all files, where they were counted.
-    """
-
-    root: Path
-    dataset: Dataset
-    fields: tuple[Field, ...]
-    plugins: tuple[str, ...]
-    split: RandomSplit | ShuffledSplit | TimeSplit | FileSplit
-    on_error: Literal["stop", "skip"]
-    storage: Literal["arrow", "parquet"]
-    shard_rows: int
-    rows: int | None = None
-
-    @property
-    def aside(self) -> Path:
-        """Folder for what pieces hand on to later ones."""
-        return self.root / ASIDE
-
-    @property
-    def wanted(self) -> list[str]:
-        """Label and raw columns that are needed."""
-        columns = [column for field in self.fields for column in field.type.columns]
-        return list(dict.fromkeys([self.dataset.label, *columns]))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Counts:
-    """What a piece saw of its unit.
-
-    Args:
-        rows: usable rows.
-        skipped: bad ones.
-        examples: sentences on the first of these.
-        splits: usable rows of each split.
-        seen: all rows, where they were counted without looking at them.
-    """
-
-    rows: int = 0
-    skipped: int = 0
-    examples: tuple[str, ...] = ()
-    splits: tuple[int, int, int] = (0, 0, 0)
-    seen: int = 0
-
-
-# -- reading ----------------------------------------------------------------------------------------------------------
-
-
-def chunks(job: Job, unit: Unit, policy: ErrorPolicy) -> Iterator[pl.DataFrame]:
-    """The usable rows of a unit, with the columns that are needed."""
-    if unit.part is None:
-        frames = job.dataset.scan(unit.source, policy)
-    else:
-        assert isinstance(job.dataset, PartedDataset)
-        frames = job.dataset.scan_part(unit.source, unit.part, policy, unit.before)
-    wanted = job.wanted
-    for frame in read_ahead(iter(frames)):
-        yield wanted_columns(frame, wanted, job.dataset, unit.source)
-
-
-def split_chunks(job: Job, unit: Unit, policy: ErrorPolicy) -> Iterator[tuple[pl.DataFrame, npt.NDArray[np.int8]]]:
-    """The chunks of a unit, and the index into ``SPLITS`` of each row."""
-    row = unit.first_row
-    for frame in chunks(job, unit, policy):
-        if isinstance(job.split, FileSplit):
-            yield frame, np.full(frame.height, SPLITS.index(unit.source.split or "train"), dtype=np.int8)
-        elif isinstance(job.split, RandomSplit):
-            yield frame, assigner(job.split)(row, frame.height)
-        else:
-            whole = np.load(job.aside / "split.npy", mmap_mode="r")
-            yield frame, np.asarray(whole[row : row + frame.height])
-        row += frame.height
-
-
-def write_split(job: Job) -> None:
-    """Draw a split of exact sizes, one byte a row, for all pieces to look up."""
-    assert isinstance(job.split, (ShuffledSplit, TimeSplit))
-    assert job.rows is not None
-    np.save(job.aside / "split.npy", assigner(job.split, job.rows)(0, job.rows))
-
-
-@contextmanager
-def _own_file(path: Path) -> Iterator[Path]:
-    """A path to write to that gets its name when the block ends well; a process that died leaves nothing under it."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}")
-    try:
-        yield aside
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-
 
 # -- pass 1: digests and counts ---------------------------------------------------------------------------------------
 
@@ -215,7 +86,7 @@ def fit(job: Job, unit: Unit) -> Counts:
         for fitter in fitters if train.height else []:
             if isinstance(fitter, MergeableFitter):
                 fitter.update(train)
-    with _own_file(_partials(job, unit.index)) as path, zipfile.ZipFile(path, "w") as archive:
+    with own_file(_partials(job, unit.index)) as path, zipfile.ZipFile(path, "w") as archive:
         for place, fitter in enumerate(fitters):
             if isinstance(fitter, MergeableFitter):
                 _write_partial(archive, place, fitter.partial())

@@ -1,16 +1,9 @@
-"""A package of each kind that ``genrec new plugin`` writes: installed in a fresh environment, its own tests are green.
-
-The environment sees what this one has installed, through a ``.pth`` file: torch and TorchRec are not installed again.
-"""
+"""A package of each kind from ``genrec new plugin``: installed in a fresh environment, its own tests are green."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import site
-import subprocess
-import venv
 import xml.etree.ElementTree as ET
 from collections import Counter
 from pathlib import Path
@@ -19,6 +12,7 @@ import pytest
 
 from genrec_plugins.templates.new_plugin import PluginNames, new_plugin
 from genrec_registry import KINDS, Registry
+from tests.integration.environment import Environment
 from tests.test_docs import blocks_of
 
 #: kind -> package; two of them get a component of another name
@@ -26,38 +20,22 @@ PACKAGES = {kind: f"{'genrec' if kind in ('dataset', 'encoder') else 'acme'}-our
 COMPONENTS = {kind: package.removeprefix("genrec-") for kind, package in PACKAGES.items()}
 
 
-class Environment:
-    """A virtual environment with the five packages, whose sources lie in ``source``."""
+class Packages(Environment):
+    """The five packages, whose sources lie in ``source``, installed."""
 
     def __init__(self, folder: Path) -> None:
+        super().__init__(folder / "venv")
         self.source = folder / "source"
-        venv.create(folder / "venv", with_pip=False)
-        self.python = folder / "venv" / "bin" / "python"
-        [packages] = (folder / "venv" / "lib").glob("python3*/site-packages")
-        lines = [f"import site; site.addsitedir({path!r})" for path in site.getsitepackages()]
-        (packages / "outer.pth").write_text("\n".join(lines) + "\n")
         for kind, package in PACKAGES.items():
             new_plugin(PluginNames(package=package, kind=kind), self.source / package)
-        options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
-        self.run("-m", "pip", "install", *options, *(str(self.source / package) for package in PACKAGES.values()))
-
-    def run(self, *command: str, cwd: Path | None = None) -> str:
-        done = subprocess.run(
-            [self.python, *command],
-            cwd=cwd or self.source,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        done = self.pip_install(*(str(self.source / package) for package in PACKAGES.values()), cwd=self.source)
+        assert done.returncode == 0, done.stderr
 
     def run_tests(self, report: Path, *options: str) -> dict[str, Counter[str]]:
         """Outcomes of the packages' own tests, by package; in one process, so that torch is imported once."""
         command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", *options]
         folders = [f"{package}/tests" for package in PACKAGES.values()]
-        self.run(*command, f"--junitxml={report}", f"--rootdir={self.source}", *folders)
+        self.run(*command, f"--junitxml={report}", f"--rootdir={self.source}", *folders, cwd=self.source)
         found: dict[str, Counter[str]] = {package: Counter() for package in PACKAGES.values()}
         for case in ET.parse(report).iter("testcase"):
             package = case.get("classname", "").split(".")[0]
@@ -67,12 +45,12 @@ class Environment:
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    return Environment(tmp_path_factory.mktemp("new"))
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Packages:
+    return Packages(tmp_path_factory.mktemp("new"))
 
 
 @pytest.fixture(scope="module")
-def outcomes(environment: Environment, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Counter[str]]:
+def outcomes(environment: Packages, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Counter[str]]:
     """All of their tests but those on two ranks, which the long form runs as well."""
     return environment.run_tests(tmp_path_factory.mktemp("report") / "report.xml", "-k", "not distributed")
 
@@ -86,13 +64,13 @@ def test_a_package_of_each_kind_passes_its_own_tests(kind: str, outcomes: dict[s
 
 @pytest.mark.long
 @pytest.mark.distributed
-def test_they_pass_on_two_ranks(environment: Environment, tmp_path: Path) -> None:
+def test_they_pass_on_two_ranks(environment: Packages, tmp_path: Path) -> None:
     found = environment.run_tests(tmp_path / "report.xml", "-k", "distributed")
     trained = {package for package, outcome in found.items() if outcome["passed"] == 1}
     assert trained == {PACKAGES["interaction"], PACKAGES["encoder"]}
 
 
-def test_they_are_found_and_listing_them_loads_nothing(environment: Environment) -> None:
+def test_they_are_found_and_listing_them_loads_nothing(environment: Packages) -> None:
     code = f"""
 import sys
 from genrec_registry import Registry, parse_component
@@ -108,7 +86,7 @@ for kind, name in {COMPONENTS!r}.items():
 print({{"torch", "torchrec", "polars"}} & set(sys.modules))
 """
     expected = [f"{PACKAGES[kind]}/{name} {name}" for kind, name in COMPONENTS.items()]
-    assert environment.run("-c", code).splitlines() == [*expected, "set()"]
+    assert environment.run("-c", code, cwd=environment.source).splitlines() == [*expected, "set()"]
 
 
 def test_this_process_does_not_have_them() -> None:
@@ -116,16 +94,16 @@ def test_this_process_does_not_have_them() -> None:
     assert not names & set(COMPONENTS.values())
 
 
-def test_the_commands_of_their_workflows_run(environment: Environment) -> None:
+def test_the_commands_of_their_workflows_run(environment: Packages) -> None:
     genrec = ["-m", "genrec_plugins.cli.main"]
-    environment.run(*genrec, "plugins", "doctor")
+    environment.run(*genrec, "plugins", "doctor", cwd=environment.source)
     for kind, name in COMPONENTS.items():
         workflow = (environment.source / PACKAGES[kind] / ".github" / "workflows" / "test.yml").read_text()
         [words] = re.findall(r"genrec (plugins show .*)", workflow)
-        assert name in environment.run(*genrec, *words.split())
+        assert name in environment.run(*genrec, *words.split(), cwd=environment.source)
 
 
-def test_examples_in_their_docstrings_and_readmes_are_right(environment: Environment, tmp_path: Path) -> None:
+def test_examples_in_their_docstrings_and_readmes_are_right(environment: Packages, tmp_path: Path) -> None:
     """In one process: the examples of every module, and the YAML of every README."""
     modules = [
         f"{package.replace('-', '_')}.{path.stem}"
@@ -159,11 +137,11 @@ for package, text in json.load(open({str(tmp_path / "blocks.json")!r})):
     else:
         parse_run({{"dataset": {{"type": "criteo-kaggle", "path": "x"}}, "model": {{"interaction": "dot"}}}} | data)
 """
-    assert environment.run("-c", code).splitlines()[-1] == str(len(PACKAGES))
+    assert environment.run("-c", code, cwd=environment.source).splitlines()[-1] == str(len(PACKAGES))
 
 
 @pytest.mark.long
-def test_a_run_trains_with_three_of_them(environment: Environment, tmp_path: Path) -> None:
+def test_a_run_trains_with_three_of_them(environment: Packages, tmp_path: Path) -> None:
     """Rows from the dataset, tokens from the field type, mixed by the interaction: clicks depend on the path alone."""
     paths = ["Shoes > Trail", "Shoes > Road", "Hats > Caps", "Hats > Bonnets"]
     rows = [

@@ -53,8 +53,11 @@ class Din(nn.Module):
             target: ``[B, E]`` by item feature name.
         """
         lengths = torch.diff(offsets_of(events, self.context))
-        row = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
         past, wanted = self.events(events), self.events.item(target)
+        # Sizes from shapes, and the number of events from the events, so that torch.export leaves both open.
+        row = torch.arange(lengths.shape[0], device=lengths.device).repeat_interleave(
+            lengths, output_size=past.shape[0]
+        )
         now = wanted[row]
         weights = self.activation(torch.cat([past, now, past - now, past * now], dim=1))
         return torch.zeros_like(wanted).index_add(0, row, weights * past).unsqueeze(1)

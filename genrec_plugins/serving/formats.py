@@ -10,6 +10,7 @@ import contextlib
 import io
 import logging
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,6 +41,10 @@ ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 Inputs = Mapping[str, Tensor]
 _Call = Callable[[Inputs], Tensor]
 _REASON = 300
+_HISTORY = (
+    "the encoder works on histories without padding, in steps that depend on their lengths, which no graph can hold"
+)
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass
@@ -106,7 +111,7 @@ def write_formats(
                 raise _Differs(f"its scores differ from the model's by {difference:.2g}")
             written.files[name], written.differences[name] = path.name, difference
         except Exception as error:  # a tracer or a compiler can raise anything
-            written.reasons[name] = _reason(error)
+            written.reasons[name] = _reason(error) if scorer.history is None else f"{_HISTORY} ({_reason(error)})"
             for leftover in directory.glob(f"{path.name}*"):
                 leftover.unlink()
     return written
@@ -116,8 +121,12 @@ class _Differs(Exception):
     """A file computes something else."""
 
 
-def _reason(error: Exception) -> str:
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+def _reason(error: BaseException) -> str:
+    """One line; of errors that were caused by others, the first of all."""
+    while error.__cause__ is not None and not isinstance(error, GenrecError):
+        error = error.__cause__
+    plain = _COLOUR.sub("", str(error))
+    first = next((line.strip() for line in plain.splitlines() if line.strip()), "")
     text = first if isinstance(error, GenrecError | _Differs) else f"{type(error).__name__}: {first}"
     return text if len(text) <= _REASON else text[:_REASON] + ".."
 
@@ -210,7 +219,8 @@ def _quiet() -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        text = io.StringIO()
+        with warnings.catch_warnings(), contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -1,60 +1,289 @@
-"""Exported runs: same ids and scores as the run itself, and what becomes of bad rows."""
+"""Exported runs: same scores as the run itself, whatever the tables, the interaction, the encoder; and bad rows."""
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
+from genrec_adapters.prepared import Prepared
+from genrec_plugins.interactions.fat_weights import HyperWeights
 from genrec_plugins.serving.export import export_run
-from genrec_plugins.serving.exported import Exported
-from genrec_plugins.serving.schema import RowError
-from genrec_plugins.training.run import TrainedRun
-from tests.plugins.serving_cases import arrow, raw_rows, trained
+from genrec_plugins.serving.exported import Exported, read_weights
+from genrec_plugins.training.run import TrainedRun, prepare_run
+from genrec_registry import ConfigError, DataError, SetupError, default_registry
+from tests.plugins.serving_cases import FIELDS, HISTORY, arrow, make_run, raw_rows, trained, untrained
+
+FAT = "interaction: {type: fat, num_heads: 2, mode: hyper, num_bases: 4, meta_dim: 4, top_k: 2}"
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained(tmp_path_factory.mktemp("export"), "run", "interaction: {type: fat, num_heads: 2, mode: hyper}")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("export")
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path) -> Path:
+    return trained(folder, "run", FAT)
+
+
+@pytest.fixture(scope="module")
+def prepared(run: Path) -> Prepared:
+    return TrainedRun.open(run).prepared
 
 
 @pytest.fixture(scope="module")
 def exported(run: Path) -> Exported:
-    return Exported.open(export_run(run, run.parent / "exported"))
+    export_run(run, run.parent / "exported", formats=[])
+    return Exported.open(run.parent / "exported")
+
+
+def own_scores(run: Path) -> np.ndarray:
+    return TrainedRun.open(run).predict_file(str(run.parent / "rows.parquet"))[1]
+
+
+# -- scores -----------------------------------------------------------------------------------------------------------
 
 
 def test_scores_are_those_of_the_run(run: Path, exported: Exported) -> None:
-    _, expected = TrainedRun.open(run).predict_file(str(run.parent / "rows.parquet"))
+    expected = own_scores(run)
     found = exported.score(arrow(raw_rows()))
     assert found.dtype == np.float32
     assert np.abs(found - expected).max() < 1e-6
     assert expected.std() > 0.01
 
 
-def test_the_schema_lists_raw_columns_with_their_types(exported: Exported) -> None:
-    schema = {column.name: (column.kind, column.values) for column in exported.schema.columns}
-    assert schema == {
-        "colour": ("string", "text"),
-        "shop": ("number", "integer"),
-        "title": ("string", "text"),
-        "age": ("number", "integer"),
-        "tags": ("list", "text"),
-        "seen": ("list", "integer"),
-        "when": ("number", "integer"),
-        "price": ("number", "decimal"),
-        "image": ("list", "decimal"),
-    }
-    assert exported.schema.label == "label"
+def test_the_hypernetwork_is_folded(run: Path, exported: Exported) -> None:
+    assert any(isinstance(module, HyperWeights) for module in TrainedRun.open(run).model().modules())
+    assert not any(isinstance(module, HyperWeights) for module in exported.model.modules())
+    assert exported.run.config.model.interaction.mode == "full"
+    assert not any("bases" in name or "router" in name for name in read_weights(exported.directory))
 
 
-def test_a_bad_row_is_named(exported: Exported) -> None:
-    rows = arrow(raw_rows(5))
-    with pytest.raises(RowError, match=r"column shop: is missing, did you mean 'shops'\?") as missing:
-        exported.score(rows.rename_columns(["shops" if name == "shop" else name for name in rows.column_names]))
-    assert (missing.value.row, missing.value.column) == (None, "shop")
-    broken = rows.set_column(rows.column_names.index("age"), "age", pa.array([1.0, 2.0, 2.5, None, 4.0]))
-    with pytest.raises(RowError, match=r"row 2, column age: found 2.5, expected an integer") as found:
-        exported.score(broken)
-    assert (found.value.row, found.value.column) == (2, "age")
+@pytest.mark.parametrize("tables", ["fp16", "int8", "int4"])
+def test_quantised_tables(run: Path, folder: Path, tables: str) -> None:
+    """Every runtime reads the stored rows alike, and they are near those that were trained."""
+    card = export_run(run, folder / tables, tables=tables, formats=[])
+    rows = arrow(raw_rows(100))
+    eager = Exported.open(folder / tables, runtime="eager").score(rows)
+    for runtime in ("plain", "script"):
+        assert np.abs(Exported.open(folder / tables, runtime=runtime).score(rows) - eager).max() < 1e-6
+    cost = card["metrics"]["test"]["max_difference"]
+    assert 0 < cost < {"fp16": 1e-3, "int8": 1e-2, "int4": 0.1}[tables]
+    stored = read_weights(folder / tables)["sparse_arch.embedding_bag_collection.embedding_bags.t_colour.weight"]
+    assert stored.dtype == (torch.float16 if tables == "fp16" else torch.uint8)
+    whole = json.loads((folder / "exported" / "model_card.json").read_text()) if tables == "int8" else None
+    assert whole is None or card["model"]["bytes"] < whole["model"]["bytes"]
+
+
+def test_the_same_export_has_the_same_digest(run: Path, folder: Path, exported: Exported) -> None:
+    export_run(run, folder / "again", formats=["torchscript"])
+    assert Exported.open(folder / "again").digest == exported.digest
+    assert Exported.open(folder / "int8").digest != exported.digest
+
+
+INTERACTIONS = [component.name for component in default_registry().components("interaction")]
+ENCODERS = [component.name for component in default_registry().components("encoder")]
+
+
+@pytest.mark.parametrize("name", INTERACTIONS)
+def test_every_interaction(name: str, folder: Path, prepared: Prepared) -> None:
+    run = untrained(folder, f"i-{name}", f"interaction: {{type: {name}}}", prepared)
+    card = export_run(run, folder / f"i-{name}-out", formats=["export", "torchscript"])
+    assert card["left_out"] == {}
+    assert max(found["max_difference"] for found in card["formats"].values()) < 1e-6
+    rows, expected = arrow(raw_rows()), own_scores(run)
+    for runtime in ("eager", "plain"):
+        assert np.abs(Exported.open(folder / f"i-{name}-out", runtime=runtime).score(rows) - expected).max() < 1e-6
+
+
+@pytest.fixture(scope="module")
+def with_history(folder: Path) -> Prepared:
+    run = make_run(folder, "interaction: {type: dot}\n  encoder: {type: din}", FIELDS + HISTORY)
+    return prepare_run(run, folder / "history")
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_every_encoder(name: str, folder: Path, with_history: Prepared) -> None:
+    model = f"interaction: {{type: dot}}\n  encoder: {{type: {name}}}"
+    run = untrained(folder, f"e-{name}", model, with_history, FIELDS + HISTORY)
+    rows, expected = arrow(raw_rows()), own_scores(run)
+    for tables, near in (("fp32", 1e-6), ("int8", 1e-2)):
+        out = folder / f"e-{name}-{tables}"
+        card = export_run(run, out, tables=tables, formats=["export", "torchscript"] if tables == "fp32" else [])
+        assert np.abs(Exported.open(out).score(rows) - expected).max() < near
+        if tables == "int8":
+            assert tables in (out / "model_card.md").read_text()
+        elif name == "din":
+            assert set(card["formats"]) == {"export", "torchscript"}
+            assert np.abs(Exported.open(out, runtime="plain").score(rows) - expected).max() < near
+        else:
+            assert set(card["left_out"]) == {"export", "torchscript"}
+            assert "histories without padding" in card["left_out"]["export"]
+            assert "histories without padding" in (out / "model_card.md").read_text()
+
+
+# -- formats ----------------------------------------------------------------------------------------------------------
+
+
+def test_onnx_of_quantised_tables_gives_the_same_scores(run: Path, folder: Path) -> None:
+    card = export_run(run, folder / "onnx", tables="int4", formats=["onnx"])
+    assert set(card["formats"]) == {"onnx"}
+    rows = arrow(raw_rows(50, seed=9))
+    expected = Exported.open(folder / "onnx", runtime="eager").score(rows)
+    assert np.abs(Exported.open(folder / "onnx", runtime="onnx").score(rows) - expected).max() < 1e-6
+
+
+def test_files_for_other_runtimes_give_the_same_scores(run: Path, folder: Path) -> None:
+    """Each file is read as a client of its runtime would, from the layout that export.json states."""
+    out = folder / "formats"
+    card = export_run(run, out, tables="int8", formats=["export", "torchscript"])
+    assert set(card["formats"]) == {"export", "torchscript"}
+    exported = Exported.open(out, runtime="eager")
+    rows = arrow(raw_rows(50, seed=9))
+    expected = exported.score(rows)
+    dense, ids = by_layout(exported, rows)
+    program = torch.export.load(out / "model.pt2").module()
+    script = torch.jit.load(out / "model.ts")
+    for count in (1, 50):
+        given = {"dense_features": dense[:count], "ids": ids[:count]}
+        for found in (program(**given), script(**given)):
+            assert np.abs(found.detach().numpy() - expected[:count]).max() < 1e-6
+
+
+def by_layout(exported: Exported, rows: pa.Table) -> tuple[torch.Tensor, torch.Tensor]:
+    """The plain inputs, value by value: slow, and obviously what ``inputs`` of export.json says."""
+    batch, layout = exported.ids(rows), exported.facts.inputs
+    ids = torch.full((rows.num_rows, layout["ids"]["width"]), layout["ids"]["absent"])
+    for name, (begin, end) in layout["ids"]["columns"].items():
+        found = batch.sparse_features[name]
+        for row in range(rows.num_rows):
+            start, stop = found.offsets()[row] - found.offsets()[0], found.offsets()[row + 1] - found.offsets()[0]
+            values = found.values()[start:stop]
+            assert len(values) <= end - begin
+            ids[row, begin : begin + len(values)] = values
+    assert layout["dense_features"]["width"] == batch.dense_features.shape[1]
+    return batch.dense_features, ids
+
+
+def test_no_row_of_the_data_is_in_the_files(run: Path, folder: Path) -> None:
+    """torch.export would pickle the rows it was traced with."""
+    with zipfile.ZipFile(folder / "formats" / "model.pt2") as archive:
+        samples = [entry for entry in archive.infolist() if "sample_inputs" in entry.filename]
+    assert all(entry.file_size == 0 for entry in samples)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="AOTInductor needs a C++ compiler")
+def test_aotinductor(run: Path, folder: Path) -> None:
+    card = export_run(run, folder / "aoti", formats=["aoti"])
+    assert card["left_out"] == {}
+    assert card["formats"]["aoti"]["max_difference"] < 1e-6
+
+
+def test_without_a_compiler_aotinductor_is_left_out(run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    card = export_run(run, folder / "no-compiler", formats=["aoti"])
+    assert card["formats"] == {}
+    assert "needs a C++ compiler, and there is no 'no-such-compiler'" in card["left_out"]["aoti"]
+    assert not (folder / "no-compiler" / "model.aoti.pt2").exists()
+
+
+def test_without_onnx_it_is_refused_if_asked_for_and_left_out_if_not(
+    run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "onnxscript" else find(name, *a))
+    with pytest.raises(SetupError, match=r'pip install "genrec-plugins\[export\]"'):
+        export_run(run, folder / "no-onnx", formats=["onnx"])
+    monkeypatch.setattr("genrec_plugins.serving.export.DEFAULT", ("torchscript", "onnx"))
+    card = export_run(run, folder / "no-onnx")
+    assert set(card["formats"]) == {"torchscript"}
+    assert "genrec-plugins[export]" in card["left_out"]["onnx"]
+
+
+# -- what is in the directory ---------------------------------------------------------------------------------------
+
+
+def test_it_needs_nothing_but_its_directory(run: Path, folder: Path, exported: Exported) -> None:
+    rows = arrow(raw_rows(20))
+    expected = exported.score(rows)
+    moved = shutil.copytree(exported.directory, folder / "elsewhere" / "moved")
+    hidden = [(path, path.with_name(f"{path.name}-hidden")) for path in (run, folder / "run-prepared")]
+    for path, aside in hidden:
+        path.rename(aside)
+    try:
+        assert (Exported.open(moved).score(rows) == expected).all()
+    finally:
+        for path, aside in hidden:
+            aside.rename(path)
+
+
+def test_the_card_says_what_was_done(run: Path, exported: Exported) -> None:
+    card = json.loads((exported.directory / "model_card.json").read_text())
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert card["metrics"]["test"]["trained"] == pytest.approx(metrics["test"])
+    assert card["metrics"]["valid"]["exported"]["auc"] == pytest.approx(card["metrics"]["valid"]["trained"]["auc"])
+    assert card["digest"] == exported.digest
+    assert card["model"]["folded"].startswith("fat: ")
+    source = card["data"]["sources"][0]
+    assert source["path"] == "rows.parquet"
+    assert source["sha256"] == hashlib.sha256((run.parent / "rows.parquet").read_bytes()).hexdigest()
+    text = (exported.directory / "model_card.md").read_text()
+    assert source["sha256"] in text
+    assert "| price | numbers | price, price2 |" in text
+
+
+def test_changed_files_are_told(folder: Path, exported: Exported) -> None:
+    broken = shutil.copytree(exported.directory, folder / "broken")
+    data = bytearray((broken / "weights.safetensors").read_bytes())
+    data[-1] ^= 1
+    (broken / "weights.safetensors").write_bytes(data)
+    with pytest.raises(DataError, match=r"weights\.safetensors: has sha256"):
+        Exported.open(broken)
+    (broken / "weights.safetensors").write_bytes(data[:-1])
+    with pytest.raises(DataError, match=r"weights\.safetensors: has \d+ bytes, expected"):
+        Exported.open(broken)
+    (broken / "export.json").write_text("{}")
+    with pytest.raises(DataError, match="is no exported model"):
+        Exported.open(broken)
+    with pytest.raises(DataError, match="is no exported model"):
+        Exported.open(folder / "absent")
+
+
+def test_a_failed_export_leaves_the_old_one(run: Path, folder: Path, exported: Exported, monkeypatch) -> None:
+    target = shutil.copytree(exported.directory, folder / "kept")
+    monkeypatch.setattr("genrec_plugins.serving.export.measure", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        export_run(run, target, tables="int8", formats=[])
+    assert Exported.open(target).digest == exported.digest
+    assert [path.name for path in folder.iterdir() if path.name.startswith(".kept")] == []
+
+
+def test_another_folder_is_not_overwritten(run: Path, folder: Path) -> None:
+    (folder / "mine").mkdir()
+    (folder / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ConfigError, match="is not an exported model"):
+        export_run(run, folder / "mine", formats=[])
+    assert (folder / "mine" / "thesis.txt").exists()
+
+
+def test_gone_raw_rows_can_be_replaced(run: Path, folder: Path) -> None:
+    rows, elsewhere = folder / "rows.parquet", folder / "others.parquet"
+    rows.rename(elsewhere)
+    try:
+        with pytest.raises(DataError, match=r"name another one of this format with --data"):
+            export_run(run, folder / "replaced", formats=[])
+        export_run(run, folder / "replaced", formats=[], data=str(elsewhere))
+    finally:
+        elsewhere.rename(rows)
+    assert Exported.open(folder / "replaced").score(arrow(raw_rows(3))).shape == (3,)

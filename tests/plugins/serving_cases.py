@@ -81,9 +81,9 @@ def write_codes(folder: Path) -> None:
     )
 
 
-def write_store(folder: Path) -> None:
+def write_store(folder: Path, seed: int = 2) -> None:
     """A knowledge store of some users and items, made before the first row."""
-    source = np.random.default_rng(2)
+    source = np.random.default_rng(seed)
     width = pl.Array(pl.Float32, 3)
     vectors = [pl.Series(source.normal(size=(count, 3)).astype(np.float32), dtype=width) for count in (5, 12)]
     users = pl.DataFrame(

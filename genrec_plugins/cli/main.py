@@ -32,6 +32,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "runs": ("genrec_plugins.cli.runs:app", "List run directories and compare them."),
     "report": ("genrec_plugins.cli.report:report", "Write one HTML page about runs, which needs no network."),
     "export": ("genrec_plugins.cli.export:export", "Write a trained run as a directory to serve raw rows from."),
+    "serve": ("genrec_plugins.cli.serve:serve", "Serve an exported model over HTTP, with JSON or Arrow."),
+    "knowledge": ("genrec_plugins.cli.knowledge:app", "Put a knowledge store where 'genrec serve' reads it by key."),
     "bench": ("genrec_plugins.cli.bench:bench", "Compare interactions under one budget; table, JSON and HTML."),
     "tune": ("genrec_plugins.cli.tune:tune", "Find settings for interactions with an equal budget, on validation."),
     "ablate": ("genrec_plugins.cli.ablate:ablate", "Change one setting of an interaction at a time, on validation."),

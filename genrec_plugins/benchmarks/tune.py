@@ -20,6 +20,7 @@ import yaml
 
 from genrec_adapters.prepared import Prepared
 from genrec_plugins.benchmarks.plan import interaction_runs
+from genrec_plugins.files import written_aside
 from genrec_plugins.training.reporter import Quiet, Reporter
 from genrec_plugins.training.run import prepare_run
 from genrec_plugins.training.trainer import Trainer
@@ -180,7 +181,8 @@ def run_tuning(
         )
         reporter.message(f"{label}: valid AUC {winners[-1].auc:.5f} with {json.dumps(winners[-1].settings)}")
     text = yaml.safe_dump({winner.label: winner.settings for winner in winners}, sort_keys=False)
-    (out / "best.yaml").write_text(text)
+    with written_aside(out / "best.yaml") as partial:
+        partial.write_text(text)
     return winners
 
 

@@ -36,6 +36,7 @@ def ablate(
     from genrec_plugins.benchmarks.plan import base_run, tuned_settings
     from genrec_plugins.benchmarks.tune import load_spaces
     from genrec_plugins.cli.bench import data_paths, set_for_all
+    from genrec_plugins.files import written_aside
     from genrec_plugins.training.reporter import Console
     from genrec_registry import ConfigError
 
@@ -55,5 +56,6 @@ def ablate(
             reporter=console,
         )
     table = effects_table(effects)
-    (directory / f"{interaction}.md").write_text(table + "\n")
+    with written_aside(directory / f"{interaction}.md") as partial:
+        partial.write_text(table + "\n")
     typer.echo(table)

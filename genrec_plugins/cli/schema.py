@@ -59,7 +59,8 @@ def schema(
         genrec schema > genrec.schema.json
         genrec schema lum --out lum.schema.json
     """
-    from genrec_registry import ConfigError, SetupError, did_you_mean
+    from genrec_plugins.files import written_aside
+    from genrec_registry import ConfigError, did_you_mean
 
     if kind not in FILES:
         raise ConfigError(f"genrec schema: there is no file '{kind}'{did_you_mean(kind, FILES)}")
@@ -67,7 +68,5 @@ def schema(
     if out is None:
         typer.echo(text)
         return
-    try:
-        out.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise SetupError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
+    with written_aside(out) as partial:
+        partial.write_text(text + "\n", encoding="utf-8")

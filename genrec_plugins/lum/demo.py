@@ -191,7 +191,8 @@ def _done(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _mark(folder: Path, config: dict[str, Any]) -> None:
-    (folder / "demo-config.json").write_text(json.dumps(config))
+    with written_aside(folder / "demo-config.json") as partial:
+        partial.write_text(json.dumps(config))
 
 
 def _examples(out: Path, users: int = 3, k: int = 5) -> dict[str, dict[str, list[str]]]:

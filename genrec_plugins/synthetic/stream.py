@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from genrec_plugins.files import written_aside
 from genrec_plugins.synthetic.bayes import EXACT_ROWS, BayesAccumulator, BayesMetrics
 from genrec_plugins.synthetic.fields import FORMATS, Format
 from genrec_plugins.synthetic.planted import Pair, PlantedModel, sigmoid
@@ -141,7 +142,8 @@ def generate(
             bayes=bayes,
             pairs=model.pairs,
         )
-        sidecar.write_text(json.dumps(_facts(done), indent=2) + "\n", encoding="utf-8")
+        with written_aside(sidecar, instead="choose another file") as partial:
+            partial.write_text(json.dumps(_facts(done), indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise DataError(f"{out}: cannot be written ({error.strerror or error}); choose another file") from error
     return done

@@ -88,6 +88,54 @@ def steps_in(run: Path) -> list[int]:
     return found
 
 
+def half_files(folder: Path) -> list[str]:
+    """Files below a folder, under final names, that are not whole, each with why; logs may end in the middle."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        hidden = any(part.startswith(".") and part != ".metadata" for part in name.parts)  # partial files, locks
+        if hidden or not path.is_file():
+            continue
+        try:
+            _read_whole(path)
+        except Exception as error:  # whatever the reader says
+            found.append(f"{name}: {str(error) or type(error).__name__}")
+    return found
+
+
+def _read_whole(path: Path) -> None:
+    import polars as pl
+    from safetensors.numpy import load_file
+
+    from genrec_adapters.prepared import Prepared
+    from genrec_plugins.training.safe_state import check_files
+    from genrec_registry import digest
+
+    if path.name == "manifest.json":
+        Prepared.open(path.parent).verify()
+    elif path.name == "trainer.json":
+        meta = json.loads(path.read_text())
+        check_files(path.parent / "state", meta["sha256"])
+        if meta.pop("digest") != digest(meta):
+            raise ValueError("was changed")
+    elif path.suffix == ".json":
+        json.loads(path.read_text())
+    elif path.suffix == ".jsonl":
+        for line in path.read_text().splitlines(keepends=True)[:-1]:
+            json.loads(line)
+    elif path.suffix == ".safetensors":
+        load_file(path)
+    elif path.suffix == ".arrow":
+        pl.read_ipc(path.read_bytes())
+    elif path.suffix == ".parquet":
+        pl.read_parquet(path)
+    elif path.parent.name == "state":  # of a checkpoint; trainer.json has its digest
+        if not (path.parents[1] / "trainer.json").exists():
+            raise ValueError("has no trainer.json")
+    elif "tensorboard" not in path.parts:
+        raise ValueError("of an unknown kind")
+
+
 def save_tokenizer(out: Path, seed: int, items: int = 40) -> list[int]:
     """Fit a tokenizer on the items and save it; returns its first item's codes."""
     from genrec_plugins.tokenizers.fitted import fit_tokenizer

@@ -64,6 +64,7 @@ def survives(run: Run, folder: Path, killed_by: Iterable[faults.Fault]) -> None:
         out = folder / "run"
         shutil.rmtree(out, ignore_errors=True)
         run.train(out, fault)
+        assert not cases.half_files(out), fault
         steps = cases.steps_in(out)
         resumed = run.train(out)
         assert not resumed.sentence, f"{fault}: {resumed.sentence}"

@@ -17,7 +17,7 @@ import pytest
 
 from genrec_adapters.preprocess import PrepareOptions, prepare
 from genrec_adapters.preprocess.on_ray import ray_session
-from genrec_registry import DataError, PluginError, SetupError
+from genrec_registry import ConfigError, DataError, PluginError, SetupError, explain
 from tests.adapters.fragile_table import FragileTable
 from tests.adapters.spread_cases import every_field, write_rows
 
@@ -193,6 +193,11 @@ def test_an_address_with_something_else_is_one_sentence(
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{server.getsockname()[1]}")
         with pytest.raises(SetupError, match=r"cannot be reached at '127\.0\.0\.1:\d+' \(This is no Ray\.\)"):
             prepare(write_rows(tmp_path / "t.parquet", rows=50), tmp_path / "out", options=PrepareOptions(engine="ray"))
+
+
+def test_an_address_for_the_local_engine_is_told() -> None:
+    with pytest.raises(ConfigError, match=r"ray_address is '1\.2\.3\.4:5', but engine is 'local'; set engine to ray"):
+        explain(PrepareOptions, {"ray_address": "1.2.3.4:5"}, where="options")
 
 
 def test_without_the_package_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

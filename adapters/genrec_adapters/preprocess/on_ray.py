@@ -27,8 +27,6 @@ _DIED = (
 )
 _STORE_BYTES = 200 << 20  # of a Ray of our own: pieces return numbers, and write their rows to files
 _PROBE_SECONDS = 5.0
-#: loggers that tell of every pass, and show tracebacks of errors that are told in one sentence
-_LOGGERS = ("ray", "ray.data")
 
 
 def build_on_ray(root: Path, plan: Plan, options: PrepareOptions, report: Callable[[Progress], None]) -> None:
@@ -179,15 +177,12 @@ def _quiet() -> Iterator[None]:
     options = context.execution_options
     before = (context.enable_progress_bars, context.print_on_execution_start, options.preserve_order)
     context.enable_progress_bars, context.print_on_execution_start, options.preserve_order = False, False, True
-    levels = {name: logging.getLogger(name).level for name in _LOGGERS}
     disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
+    logging.disable(logging.CRITICAL)  # Ray tells of every pass, and shows tracebacks of what we say in one sentence
     try:
         yield
     finally:
         logging.disable(disabled)
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
         context.enable_progress_bars, context.print_on_execution_start, options.preserve_order = before
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from genrec_registry.config import Config
 
@@ -45,6 +45,12 @@ class PrepareOptions(Config):
     cache_mib: int = Field(
         default=1024, ge=0, description="parsed rows kept in memory between the passes, if all of them fit"
     )
+
+    @model_validator(mode="after")
+    def _address_is_used(self) -> Self:
+        if self.ray_address is not None and self.engine != "ray":
+            raise ValueError(f"ray_address is '{self.ray_address}', but engine is 'local'; set engine to ray")
+        return self
 
     @property
     def workers(self) -> int:

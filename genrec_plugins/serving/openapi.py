@@ -9,8 +9,6 @@ from genrec_plugins.serving.schema import RawColumn, RawSchema
 from genrec_plugins.serving.settings import ServeSettings
 from genrec_plugins.serving.wire import ARROW, JSON
 
-_SAFE = 2**53 - 1
-_LARGEST = 1e300
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 
@@ -24,11 +22,11 @@ def column_schema(column: RawColumn) -> dict[str, Any]:
     """
     one: dict[str, Any]
     if column.values == "text":
-        one = {"type": ["string", "integer", "null"], "minimum": -_SAFE, "maximum": _SAFE}
+        one = {"type": ["string", "integer", "null"]}
     elif column.values == "integer":
-        one = {"type": ["integer", "null"], "minimum": -_SAFE, "maximum": _SAFE}
+        one = {"type": ["integer", "null"], "minimum": -(2**63), "maximum": 2**63 - 1}
     else:
-        one = {"type": ["number", "null"], "minimum": -_LARGEST, "maximum": _LARGEST}
+        one = {"type": ["number", "null"]}
     found = {"type": ["array", "null"], "items": one} if column.kind == "list" else one
     return found | {"description": f"read by {', '.join(column.fields)}"} if column.fields else found
 

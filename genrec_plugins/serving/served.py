@@ -86,11 +86,11 @@ class Served:
         for store in self.knowledge:
             store.hold(table)
         if all(one.leader is None for one in asked):
-            return self.exported.score(table)
+            return _finite(self.exported.score(table))
         first = np.cumsum([0, *(one.rows for one in asked)])
         own = [np.arange(one.rows) if one.leader is None else one.leader for one in asked]
         leader = np.concatenate([begin + part for begin, part in zip(first[:-1], own, strict=True)])
-        return self._score_shared(table, leader)
+        return _finite(self._score_shared(table, leader))
 
     def try_out(self) -> None:
         """Score one row in which everything is missing: a model that cannot must not take another's place.
@@ -136,3 +136,15 @@ class Served:
                 column = table.column(name).combine_chunks().take(pa.array(leader))
                 whole = whole.set_column(whole.column_names.index(name), name, column)
             return self.exported.score(whole)
+
+
+def _finite(scores: Probabilities) -> Probabilities:
+    """The scores; a number that is too large for float32 makes one that is none.
+
+    Raises:
+        RowError: there is such a row.
+    """
+    good = np.isfinite(scores)
+    if not good.all():
+        raise RowError(int((~good).argmax()), None, "has no finite score; a number in it is too large for the model")
+    return scores

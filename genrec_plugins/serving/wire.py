@@ -106,8 +106,6 @@ def _candidates(data: Mapping[str, Any], schema: RawSchema, max_rows: int, share
                 raise Problem(422, "is told of the user and of the candidate; say it once", row=row, column=column)
         else:
             raise RowError(row, None, f"found {type(candidate).__name__}, expected an object with columns as keys")
-    if not candidates:
-        return Asked(table=schema.table([]))
     once = shared <= user.keys()
     told = {column.name: _user_value(column, user) for column in schema.columns if column.name in user}
     rest = RawSchema(
@@ -115,6 +113,8 @@ def _candidates(data: Mapping[str, Any], schema: RawSchema, max_rows: int, share
         label=schema.label,
         nulls=schema.nulls,
     )
+    if not candidates:
+        return Asked(table=schema.table([]))
     given = rest.table(candidates)
     arrays = []
     for column in schema.columns:

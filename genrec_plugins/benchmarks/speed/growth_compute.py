@@ -250,7 +250,6 @@ def main(
     """
     from genrec_plugins.cli.logs import load_torchrec
     from genrec_plugins.cli.table import print_table
-    from genrec_plugins.files import written_aside
 
     chosen = [axis.strip() for axis in axes.split(",") if axis.strip()]
     for axis in chosen:
@@ -269,12 +268,20 @@ def main(
         sizes = [x for x in SIZES[axis] if axis != "tables" or x <= largest_table]
         # histories are long: fewer of them
         here = replace(shape, batch_size=max(1, batch_size // 16)) if axis == "length" else shape
-        points += points_of(axis, sizes, CURVES[axis], here, table_rows=100_000)
+        for curve in CURVES[axis]:
+            points += points_of(axis, sizes, [curve], here, table_rows=100_000)
+            _write(points, out)
+    print_table(COLUMNS, table_of(points))
+
+
+def _write(points: Sequence[Growth], out: Path) -> None:
+    """What there is so far: all curves take a while."""
+    from genrec_plugins.files import written_aside
+
     texts = {".json": json.dumps([asdict(one) for one in points], indent=1) + "\n"}
     for suffix, text in (texts | {".svg": plot(points), ".md": markdown(points)}).items():
         with written_aside(out.with_suffix(suffix)) as aside:
             aside.write_text(text)
-    print_table(COLUMNS, table_of(points))
 
 
 def run() -> None:

@@ -16,9 +16,11 @@ import pytest
 import torch
 
 from genrec_adapters.prepared import Prepared
+from genrec_adapters.raw import raw_batches
 from genrec_plugins.interactions.fat_weights import HyperWeights
 from genrec_plugins.serving.export import export_run
 from genrec_plugins.serving.exported import Exported, read_weights
+from genrec_plugins.serving.runtimes import eager_score
 from genrec_plugins.training.run import TrainedRun, prepare_run
 from genrec_registry import ConfigError, DataError, SetupError, default_registry
 from tests.plugins.serving_cases import FIELDS, HISTORY, arrow, make_run, raw_rows, trained, untrained
@@ -69,26 +71,50 @@ def test_the_hypernetwork_is_folded(run: Path, exported: Exported) -> None:
     assert not any("bases" in name or "router" in name for name in read_weights(exported.directory))
 
 
+def scores_with_rounded_tables(run: Path, tables: str) -> np.ndarray:
+    """The trained model in fp32, its tables rounded row by row: slow, and in plain formulas."""
+    opened = TrainedRun.open(run)
+    model = opened.model()
+    with torch.no_grad():
+        for table in model.model.tables():
+            if tables == "fp16":
+                table.copy_(table.half())
+                continue
+            low, high = table.min(dim=1, keepdim=True).values, table.max(dim=1, keepdim=True).values
+            low, top = low.half().float(), 2 ** {"int8": 8, "int4": 4}[tables] - 1
+            step = ((high - low) / top).half().float()
+            codes = torch.where(step > 0, ((table - low) / step).round(), 0.0).clamp(0, top)
+            table.copy_(codes * step + low)
+    (batch,) = raw_batches(
+        opened.prepared,
+        opened.run.config.dataset.model_dump(exclude_none=True),
+        opened.run.registry,
+        len(raw_rows()),
+    )
+    return eager_score(model.model)(batch)
+
+
 @pytest.mark.parametrize("tables", ["fp16", "int8", "int4"])
-def test_quantised_tables(run: Path, folder: Path, tables: str) -> None:
+def test_quantised_tables(run: Path, folder: Path, exported: Exported, tables: str) -> None:
     """Every runtime reads the stored rows alike, and they are near those that were trained."""
     card = export_run(run, folder / tables, tables=tables, formats=[])
-    rows = arrow(raw_rows(100))
+    rows = arrow(raw_rows())
     eager = Exported.open(folder / tables, runtime="eager").score(rows)
     for runtime in ("plain", "script"):
         assert np.abs(Exported.open(folder / tables, runtime=runtime).score(rows) - eager).max() < 1e-6
+    assert np.abs(eager - scores_with_rounded_tables(run, tables)).max() < 1e-6
     cost = card["metrics"]["test"]["max_difference"]
     assert 0 < cost < {"fp16": 1e-3, "int8": 1e-2, "int4": 0.1}[tables]
     stored = read_weights(folder / tables)["sparse_arch.embedding_bag_collection.embedding_bags.t_colour.weight"]
     assert stored.dtype == (torch.float16 if tables == "fp16" else torch.uint8)
-    whole = json.loads((folder / "exported" / "model_card.json").read_text()) if tables == "int8" else None
-    assert whole is None or card["model"]["bytes"] < whole["model"]["bytes"]
+    whole = json.loads((exported.directory / "model_card.json").read_text())
+    assert card["model"]["bytes"] < whole["model"]["bytes"]
+    assert Exported.open(folder / tables).digest != exported.digest
 
 
 def test_the_same_export_has_the_same_digest(run: Path, folder: Path, exported: Exported) -> None:
     export_run(run, folder / "again", formats=["torchscript"])
     assert Exported.open(folder / "again").digest == exported.digest
-    assert Exported.open(folder / "int8").digest != exported.digest
 
 
 INTERACTIONS = [component.name for component in default_registry().components("interaction")]
@@ -180,6 +206,15 @@ def test_no_row_of_the_data_is_in_the_files(run: Path, folder: Path) -> None:
     with zipfile.ZipFile(folder / "formats" / "model.pt2") as archive:
         samples = [entry for entry in archive.infolist() if "sample_inputs" in entry.filename]
     assert all(entry.file_size == 0 for entry in samples)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", INTERACTIONS)
+def test_onnx_of_every_interaction(name: str, folder: Path, prepared: Prepared) -> None:
+    run = untrained(folder, f"o-{name}", f"interaction: {{type: {name}}}", prepared)
+    card = export_run(run, folder / f"o-{name}-out", formats=["onnx"])
+    assert card["left_out"] == {}
+    assert card["formats"]["onnx"]["max_difference"] < 1e-6
 
 
 @pytest.mark.long

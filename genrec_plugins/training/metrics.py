@@ -35,6 +35,10 @@ class Metrics:
         """The metrics by name."""
         return asdict(self)
 
+    def named(self, split: str) -> dict[str, float]:
+        """The metrics as trackers know them, as ``valid/auc``; without the rows."""
+        return {f"{split}/{name}": value for name, value in asdict(self).items() if name != "rows"}
+
 
 def evaluate_predictions(labels: Floats, probabilities: Floats) -> Metrics:
     """Exact metrics of predictions.

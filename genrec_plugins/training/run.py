@@ -20,8 +20,10 @@ from genrec_adapters.preprocess import PrepareOptions, Progress, prepare
 from genrec_adapters.state import parse_json
 from genrec_plugins.config import LoadedRun, parse_run
 from genrec_plugins.files import written_aside
+from genrec_plugins.reports.runs import flat
 from genrec_plugins.training.metrics import Metrics, evaluate_predictions
 from genrec_plugins.training.reporter import Quiet, Reporter
+from genrec_plugins.training.trackers import Trackers, open_trackers
 from genrec_registry import SPLITS, ConfigError, DataError, ErrorPolicy, ModelError, Split, digest
 
 Arrays = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -208,22 +210,50 @@ def train_run(
         "tokens": list(trainer.model.token_names),
         "warm_start": trainer.warm_start.as_dict() if trainer.warm_start else None,
     }
-    on_first(lambda: _write(directory / _RUN, facts))
-    result = trainer.fit()
-    report: dict[str, Any] = {
-        "best_epoch": result.best_epoch,
-        "rows_per_second": result.train_rows / result.train_seconds if result.train_seconds else None,
-        "train_seconds": result.train_seconds,
-        "history": result.history,
-        "valid": next((entry["valid"] for entry in result.history if entry["epoch"] == result.best_epoch), None),
-        "test": None,
-    }
-    if prepared.rows("test"):
-        trained = TrainedRun(directory=directory, run=run, prepared=prepared)
-        alone = trainer.ranks == 1  # one process scores as 'genrec evaluate' will, with the model as it is served
-        report["test"] = (trained.evaluate("test") if alone else trainer.evaluate_best("test")).as_dict()
+    trainer.restore()  # refuses the checkpoints of another run, before anything of that run is overwritten
+    on_first(lambda: _begin(directory, facts))
+    with _trackers(run, directory, facts, trainer.reporter, restart) as trackers:
+        result = trainer.fit(trackers)
+        report: dict[str, Any] = {
+            "best_epoch": result.best_epoch,
+            "rows_per_second": result.train_rows / result.train_seconds if result.train_seconds else None,
+            "train_seconds": result.train_seconds,
+            "history": result.history,
+            "valid": next((entry["valid"] for entry in result.history if entry["epoch"] == result.best_epoch), None),
+            "test": None,
+        }
+        final = {"best_epoch": float(result.best_epoch)}
+        if prepared.rows("test"):
+            trained = TrainedRun(directory=directory, run=run, prepared=prepared)
+            alone = trainer.ranks == 1  # one process scores as 'genrec evaluate' will, with the model as it is served
+            metrics = trained.evaluate("test") if alone else trainer.evaluate_best("test")
+            report["test"] = metrics.as_dict()
+            final |= metrics.named("test")
+        trackers.summarise(final, result.history[-1]["step"])
     on_first(lambda: _write(directory / _METRICS, report))
     return on_first(lambda: report)
+
+
+def _begin(directory: Path, facts: dict[str, Any]) -> None:
+    """Say what is trained here; the metrics of an earlier training are no longer those of the weights."""
+    _write(directory / _RUN, facts)
+    (directory / _METRICS).unlink(missing_ok=True)
+
+
+def _trackers(run: LoadedRun, directory: Path, facts: dict[str, Any], reporter: Reporter, restart: bool) -> Trackers:
+    """Those of rank 0; nobody on the others, which end with it where one cannot be opened."""
+    from genrec_plugins.training.ranks import on_first
+
+    opened = [Trackers()]
+    settings = run.config.train
+
+    def open_them() -> None:
+        params = flat(facts["config"]) | {"parameters": facts["parameters"], **flat(facts["versions"], "versions.")}
+        names, project = settings.trackers, settings.tracker_project
+        opened[0] = open_trackers(names, project, directory, params, reporter, fresh=restart)
+
+    on_first(open_them)
+    return opened[0]
 
 
 def _make(directory: Path) -> None:

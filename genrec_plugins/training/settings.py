@@ -17,6 +17,9 @@ class WarmStart(Config):
     freeze_tables: bool | None = Field(None, description="leave the tables that it reads as they are; null: as freeze")
 
 
+TrackerName = Literal["mlflow", "wandb"]
+
+
 class _Training(Config):
     """What both presets share."""
 
@@ -28,7 +31,11 @@ class _Training(Config):
     monitor: Literal["auc", "logloss"] = Field("auc", description="validation metric that picks the best weights")
     checkpoint_every: NonNegativeInt = Field(0, description="steps between checkpoints inside an epoch; 0: epoch ends")
     keep_checkpoints: PositiveInt = Field(2, description="checkpoints kept, newest first")
-    log_every: PositiveInt = Field(20, description="steps between TensorBoard points")
+    log_every: PositiveInt = Field(20, description="steps between points in TensorBoard and the other trackers")
+    trackers: tuple[TrackerName, ...] = Field(
+        (), description="told of the run beside TensorBoard; set up by their own environment variables"
+    )
+    tracker_project: str = Field("genrec", min_length=1, description="MLflow experiment or W&B project of the run")
     device: str = Field("auto", description="auto, cpu or cuda")
     amp: Literal["none", "bf16"] = Field(
         "none",

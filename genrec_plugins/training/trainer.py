@@ -40,6 +40,7 @@ from genrec_plugins.training.ranks import (
 from genrec_plugins.training.reporter import Quiet, Reporter
 from genrec_plugins.training.settings import BarsTraining, TorchRecTraining
 from genrec_plugins.training.steps import ShareTrain, make_steps
+from genrec_plugins.training.trackers import Trackers, tensorboard_alone
 from genrec_plugins.training.warm_start import WarmStartReport, warm_start
 from genrec_registry import ConfigError, ModelError, Registry, Split, digest
 
@@ -131,6 +132,8 @@ class Trainer:
         self.ranks = world_size()
         self.reporter = reporter if reporter and rank() == 0 else Quiet()
         self.warm_start: WarmStartReport | None = None
+        self._result = TrainResult()
+        self._progress: dict[str, Any] | None = None  # None: not restored
         torch.manual_seed(config.seed)
         with on_every("building the model"):
             self.loader = BatchLoader(
@@ -159,8 +162,9 @@ class Trainer:
             seed_rank(config.seed)
         self.store: CheckpointStore | None = None
         if directory is not None:
-            # the layout of the tables may change, as checkpoints can be laid out anew, and kernels compute the same
-            free = {"train": {"sharding", "compile"}}
+            # the layout of the tables may change, as checkpoints can be laid out anew; kernels compute the same, and
+            # who is told changes nothing
+            free = {"train": {"sharding", "compile", "trackers", "tracker_project"}}
             made_of: dict[str, Any] = {"run": config.model_dump(mode="json", exclude=free)}
             made_of["data"] = prepared.identity
             if self.warm_start is not None:
@@ -170,39 +174,49 @@ class Trainer:
             if restart:
                 self.store.clear()
 
-    def fit(self) -> TrainResult:
+    def restore(self) -> None:
+        """Go on from the newest checkpoint if there is one; :meth:`fit` does so where it was not done.
+
+        Raises:
+            ModelError: it belongs to another config or other data, or cannot be read.
+        """
+        progress: dict[str, Any] = {"step": 0, "rows": 0, "seconds": 0.0, "loss_sum": 0.0, "train_loss": math.nan}
+        progress |= {"stale": 0, "best": None, "history": [], "stop": False}
+        restored = self.store.load_newest(self.recipe) if self.store else None
+        self._result, self._progress = TrainResult(), restored or progress
+        if self.store and restored is not None:
+            self.reporter.message(f"going on from step {restored['step']}{self.store.passed_over}")
+            if restored["best"] is not None:
+                with on_every("reading the best weights"):
+                    self._result.weights = self._load_best() if rank() == 0 else {}
+
+    def fit(self, trackers: Trackers | None = None) -> TrainResult:
         """Train, from the newest checkpoint if there is one; the result does not depend on interruptions.
+
+        Args:
+            trackers: told of losses and metrics, and left open; TensorBoard alone if None.
 
         Raises:
             ModelError: the loss became NaN or infinite, or a checkpoint belongs to another config.
         """
-        from torch.utils.tensorboard import SummaryWriter
-
-        result = TrainResult()
-        progress: dict[str, Any] = {"step": 0, "rows": 0, "seconds": 0.0, "loss_sum": 0.0, "train_loss": math.nan}
-        progress |= {"stale": 0, "best": None, "history": [], "stop": False}
-        restored = self.store.load_newest(self.recipe) if self.store else None
-        if self.store and restored is not None:
-            progress = restored
-            self.reporter.message(f"going on from step {progress['step']}{self.store.passed_over}")
-            if progress["best"] is not None:
-                with on_every("reading the best weights"):
-                    result.weights = self._load_best() if rank() == 0 else {}
-        writer = SummaryWriter(str(self.directory / "tensorboard")) if self.directory and rank() == 0 else None
-        try:
-            while not progress["stop"] and progress["step"] < self.settings.epochs * self.steps_per_epoch:
-                self._train_epoch(progress, writer)
-                self._evaluate_epoch(progress, result, writer)
-        finally:
-            if writer is not None:
-                writer.close()
+        if trackers is None:
+            with tensorboard_alone(self.directory if rank() == 0 else None) as alone:
+                return self.fit(alone)
+        if self._progress is None:
+            self.restore()
+        assert self._progress is not None
+        result, progress = self._result, self._progress
+        self._progress = None
+        while not progress["stop"] and progress["step"] < self.settings.epochs * self.steps_per_epoch:
+            self._train_epoch(progress, trackers)
+            self._evaluate_epoch(progress, result, trackers)
         result.history = progress["history"]
         result.best_epoch = progress["best"]["epoch"]
         result.train_seconds = progress["seconds"]
         result.train_rows = progress["rows"]
         return result
 
-    def _train_epoch(self, progress: dict[str, Any], writer: Any) -> None:
+    def _train_epoch(self, progress: dict[str, Any], trackers: Trackers) -> None:
         epoch, first = divmod(progress["step"], self.steps_per_epoch)
         total_steps = self.settings.epochs * self.steps_per_epoch
         self.loader.set_epoch(epoch)
@@ -220,9 +234,9 @@ class Trainer:
             progress["rows"] += rows
             loss_sum += value
             self.reporter.step(epoch=epoch + 1, done=done, total=self.steps_per_epoch, rows=rows, loss=value)
-            if writer is not None and progress["step"] % self.settings.log_every == 0:
-                writer.add_scalar("train/loss", value, progress["step"])
-                writer.add_scalar("train/lr", self.recipe.optimizer.param_groups[-1]["lr"], progress["step"])
+            if progress["step"] % self.settings.log_every == 0:
+                rate = self.recipe.optimizer.param_groups[-1]["lr"]
+                trackers.log({"train/loss": value, "train/lr": rate}, progress["step"])
             every = self.settings.checkpoint_every
             if self.store and every and progress["step"] % every == 0 and done < self.steps_per_epoch:
                 now = time.perf_counter()
@@ -249,7 +263,7 @@ class Trainer:
         stepped, amp = not self._steps.refuses, self.settings.amp == "bf16"
         return why_not_finite(self.recipe.model, batch, self.prepared, stepped=stepped, amp=amp)
 
-    def _evaluate_epoch(self, progress: dict[str, Any], result: TrainResult, writer: Any) -> None:
+    def _evaluate_epoch(self, progress: dict[str, Any], result: TrainResult, trackers: Trackers) -> None:
         epoch = progress["step"] // self.steps_per_epoch
         metrics = self._validation()
         best = progress["best"]
@@ -273,9 +287,8 @@ class Trainer:
                 f"valid AUC {metrics.auc:.5f}, logloss {metrics.logloss:.5f}, NE {metrics.ne:.5f}, "
                 f"calibration {metrics.calibration:.4f}{'' if improved else ' (no better)'}"
             )
-            if writer is not None:
-                for name in ("auc", "logloss", "ne", "calibration"):
-                    writer.add_scalar(f"valid/{name}", metrics.as_dict()[name], progress["step"])
+        told = {"train/epoch_loss": progress["train_loss"]} | (metrics.named("valid") if metrics else {})
+        trackers.log(told, progress["step"])
         patience = self.settings.early_stop_patience
         progress["stop"] = bool(patience) and progress["stale"] >= patience
         self._save(progress)

@@ -17,10 +17,12 @@ import torch
 
 from genrec_adapters.prepared import Prepared
 from genrec_adapters.raw import raw_batches
+from genrec_plugins.cli import main
 from genrec_plugins.interactions.fat_weights import HyperWeights
 from genrec_plugins.serving.export import export_run
 from genrec_plugins.serving.exported import Exported, read_weights
 from genrec_plugins.serving.runtimes import eager_score
+from genrec_plugins.serving.tables import quantise
 from genrec_plugins.training.run import TrainedRun, prepare_run
 from genrec_registry import ConfigError, DataError, SetupError, default_registry
 from tests.plugins.serving_cases import FIELDS, HISTORY, arrow, make_run, raw_rows, trained, untrained
@@ -322,3 +324,24 @@ def test_gone_raw_rows_can_be_replaced(run: Path, folder: Path) -> None:
     finally:
         elsewhere.rename(rows)
     assert Exported.open(folder / "replaced").score(arrow(raw_rows(3))).shape == (3,)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--tables=int9", "--tables is 'int9', did you mean 'int8'?"),
+        ("--formats=onyx", "--formats has 'onyx', did you mean 'onnx'?"),
+        ("--formats=", "--formats has ''"),
+    ],
+)
+def test_wrong_options_are_told(folder: Path, capsys: pytest.CaptureFixture[str], option: str, message: str) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main.run(["export", str(folder / "run"), "--to", str(folder / "never"), option])
+    assert stopped.value.code == ConfigError.exit_code
+    assert capsys.readouterr().err.startswith(message)
+    assert not (folder / "never").exists()
+
+
+def test_int4_of_an_odd_width_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"'t' has width 6, expected a multiple of 4; take int8"):
+        quantise({"t": torch.zeros(2, 6)}, ["t"], "int4")

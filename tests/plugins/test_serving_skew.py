@@ -23,6 +23,7 @@ from genrec_adapters.splits import assigner
 from genrec_plugins.serving.export import export_run
 from genrec_plugins.serving.exported import Exported
 from genrec_plugins.serving.schema import RawColumn, RawSchema, RowError
+from genrec_plugins.serving.tables import Tables
 from genrec_plugins.training.run import TrainedRun, prepare_run
 from genrec_registry import DataError, default_registry
 from tests.plugins.serving_cases import (
@@ -34,6 +35,7 @@ from tests.plugins.serving_cases import (
     arrow,
     make_run,
     raw_rows,
+    trained,
     untrained,
     write_store,
 )
@@ -75,6 +77,23 @@ def test_ids_of_the_training_rows_are_those_that_were_trained_on(run: TrainedRun
     assert train.sum() == count > ROWS / 2
     batch = next(iter(BatchLoader(run.prepared, "train", count)))
     expect_same(exported.ids(arrow(raw_rows().filter(pl.Series(train)))), batch)
+
+
+@pytest.mark.parametrize("tables", ["fp32", "int8"])
+def test_a_model_of_every_field_type_scores_as_its_run_does(tmp_path: Path, tables: Tables) -> None:
+    """Trained, so that the dynamic ids have rows."""
+    run = trained(tmp_path, "run", MODEL, EVERYTHING)
+    card = export_run(run, tmp_path / "out", tables=tables, formats=["torchscript"])
+    assert card["left_out"] == {}
+    expected = TrainedRun.open(run).predict_file(str(tmp_path / "rows.parquet"))[1]
+    assert expected.std() > 0.01
+    rows = arrow(raw_rows())
+    eager, plain, script = (
+        Exported.open(tmp_path / "out", runtime=runtime).score(rows) for runtime in ("eager", "plain", "script")
+    )
+    assert np.abs(eager - expected).max() < (1e-6 if tables == "fp32" else 1e-2)
+    assert np.abs(plain - eager).max() < 1e-6
+    assert np.abs(script - eager).max() < 1e-6
 
 
 TEXTS = st.one_of(

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -212,7 +213,7 @@ def pairs_of(store: KnowledgeStore) -> Iterable[tuple[bytes, bytes]]:
         store: its digests are checked.
 
     Raises:
-        DataError: it was changed, or has no users.
+        DataError: it was changed.
     """
     store.load(store.facts.queries)
     users, items = (read_parquet(store.directory / name, columns) for name, columns in _READ)
@@ -227,7 +228,8 @@ def pairs_of(store: KnowledgeStore) -> Iterable[tuple[bytes, bytes]]:
         [named["last_event"].fill_null(NO_EVENT).to_numpy(), named["row"].cast(pl.Int64).to_numpy()], axis=1
     )
     starts = np.flatnonzero((named["user"] != named["user"].shift(1)).fill_null(True).to_numpy())
-    for begin, end in zip(starts.tolist(), [*starts[1:].tolist(), named.height], strict=True):
+    bounds = [*starts.tolist(), named.height]
+    for begin, end in pairwise(bounds):
         yield key_of(b"u", named["user"][begin]), snapshots[begin:end].tobytes()
     for begin in range(0, items.height, _BLOCK):
         rows = np.arange(begin, min(begin + _BLOCK, items.height))

@@ -132,7 +132,7 @@ class CheckpointStore:
 
     def _found(self) -> list[tuple[Path, dict[str, Any] | None, str]]:
         """Each checkpoint, newest first, with what its ``trainer.json`` says, or what is wrong with that."""
-        for leftover in self.directory.glob(".partial-*"):
+        for leftover in [*self.directory.glob(".partial-*"), _leaving(self.directory)]:
             shutil.rmtree(leftover, ignore_errors=True)
         found: list[tuple[Path, dict[str, Any] | None, str]] = []
         for path in self._newest_first():
@@ -197,7 +197,30 @@ class CheckpointStore:
 
     def clear(self) -> None:
         """Forget every checkpoint."""
-        on_first(lambda: shutil.rmtree(self.directory, ignore_errors=True))
+        on_first(lambda: forget(self.directory))
+
+
+def forget(directory: Path) -> None:
+    """Remove a directory of checkpoints, first its name: a kill on the way leaves none of them half there.
+
+    Args:
+        directory: need not be there.
+
+    Raises:
+        ModelError: it cannot be removed.
+    """
+    leaving = _leaving(directory)
+    shutil.rmtree(leaving, ignore_errors=True)
+    if directory.exists():
+        try:
+            directory.replace(leaving)
+        except OSError as error:
+            raise ModelError(f"{directory}: cannot be removed ({error.strerror}); name another --out") from error
+        shutil.rmtree(leaving, ignore_errors=True)
+
+
+def _leaving(directory: Path) -> Path:
+    return directory.with_name(f".partial-{directory.name}-leaving")
 
 
 def _read_meta(path: Path) -> dict[str, Any]:

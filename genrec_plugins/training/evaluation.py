@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,11 @@ from torchrec.datasets.utils import Batch
 
 from genrec_adapters.loader import BatchLoader
 from genrec_adapters.prepared import Prepared
+from genrec_plugins.training.guards import why_predictions_not_finite
 from genrec_plugins.training.metrics import Metrics, evaluate_predictions
-from genrec_plugins.training.ranks import on_first, rank, world_size
+from genrec_plugins.training.ranks import on_every, on_first, rank, world_size
 from genrec_plugins.training.settings import BarsTraining, TorchRecTraining
-from genrec_registry import ConfigError, Split
+from genrec_registry import ConfigError, DenseFeature, ModelError, Split
 
 Arrays = tuple[NDArray[np.float32], NDArray[np.float32]]
 
@@ -42,7 +43,7 @@ def evaluate_split(
 
     Raises:
         ConfigError: there are no rows.
-        DataError: a prediction is NaN or infinite.
+        ModelError: a prediction is NaN or infinite.
     """
     ranks = world_size()
     if ranks == 1:
@@ -50,8 +51,11 @@ def evaluate_split(
     size = max(settings.eval_batch_size, ranks)
     loader = BatchLoader(prepared, split, size, rank=rank(), world_size=ranks, cut=True)
     own = sum(loader.own_rows(batch) for batch in range(len(loader)))
+    labels, probabilities, problem = _score(model, loader, settings, device, f"{split} split", prepared.dense_features)
+    with on_every("scoring"):  # not in the loop: the others would wait in the forward of the next batch
+        _check(problem)
     # a rank without a row in the last batch has scored one that is not its own
-    mine = np.stack([part[:own] for part in score(model, loader, settings, device, name=f"{split} split")])
+    mine = np.stack([labels[:own], probabilities[:own]])
     together = _gathered(mine, loader.rows, device)
     return on_first(lambda: evaluate_predictions(*together))
 
@@ -89,10 +93,10 @@ def predict(
     Returns:
         ``[N]`` labels and ``[N]`` probabilities.
     """
-    return score(model, BatchLoader(prepared, split, settings.eval_batch_size), settings, device, name=f"{split} split")
+    loader, dense = BatchLoader(prepared, split, settings.eval_batch_size), prepared.dense_features
+    return score(model, loader, settings, device, name=f"{split} split", dense=dense)
 
 
-@torch.no_grad()
 def score(
     model: nn.Module,
     batches: Iterable[Batch],
@@ -100,6 +104,7 @@ def score(
     device: torch.device,
     *,
     name: str,
+    dense: Sequence[DenseFeature] = (),
 ) -> Arrays:
     """Labels and probabilities of batches, in their order.
 
@@ -109,21 +114,48 @@ def score(
         settings: autocast.
         device: where the model is.
         name: of the rows, for messages.
+        dense: the dense features of the batches, for messages.
 
     Raises:
         ConfigError: there are no rows.
+        ModelError: a prediction is NaN or infinite.
     """
+    labels, probabilities, problem = _score(model, batches, settings, device, name, dense)
+    _check(problem)
+    return labels, probabilities
+
+
+def _check(problem: str) -> None:
+    if problem:
+        raise ModelError(problem)
+
+
+@torch.no_grad()
+def _score(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    settings: TorchRecTraining | BarsTraining,
+    device: torch.device,
+    name: str,
+    dense: Sequence[DenseFeature],
+) -> tuple[NDArray[np.float32], NDArray[np.float32], str]:
+    """Labels, probabilities, and what is wrong with the first batch with some that are not finite."""
     was_training = model.training
     model.eval()
     labels: list[Any] = []
     probabilities: list[Any] = []
-    for host_batch in batches:
+    problem, amp = "", settings.amp == "bf16"
+    for number, host_batch in enumerate(batches, start=1):
         batch = host_batch if device.type == "cpu" else host_batch.to(device, non_blocking=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=settings.amp == "bf16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=amp):
             _, (_, logits, _) = model(batch)
         probabilities.append(torch.sigmoid(logits.float()).cpu().numpy())
         labels.append(batch.labels.float().cpu().numpy())
+        bad = int((~np.isfinite(probabilities[-1])).sum())
+        if bad and not problem:
+            why = why_predictions_not_finite(model, batch, dense, amp=amp)
+            problem = f"{name}, batch {number}: {bad} of {len(labels[-1])} predictions are not finite; {why}"
     model.train(was_training)
     if not labels:
         raise ConfigError(f"the {name} has no rows; change 'split' or the dataset")
-    return np.concatenate(labels), np.concatenate(probabilities)
+    return np.concatenate(labels), np.concatenate(probabilities), problem

@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from genrec_adapters.raw import raw_batches
 from genrec_plugins.config import LoadedRun
 from genrec_plugins.files import written_aside
 from genrec_plugins.models.dynamic_ids import settle
-from genrec_plugins.training.checkpoints import plain_weights
+from genrec_plugins.training.checkpoints import forget, plain_weights
 from genrec_plugins.training.delta_checkpoints import DeltaStore, Saved
 from genrec_plugins.training.evaluation import score
 from genrec_plugins.training.guards import why_not_finite
@@ -143,7 +142,12 @@ class Follower:
         self.reporter = reporter or Quiet()
         streamed = directory / "stream"
         if restart:
-            shutil.rmtree(streamed, ignore_errors=True)
+            forget(streamed)
+        elif any(streamed.glob("delta-*")) and not any(streamed.glob("step-*")):
+            raise ModelError(
+                f"{streamed}: has deltas, and no full checkpoint that they follow; put one back, or pass --restart to "
+                "train from scratch here"
+            )
         if restart or not any(streamed.glob("step-*")):
             train_run(run, directory, prepared, self.reporter, restart=restart)
         self.trainer = Trainer(run.config, prepared, run.registry, directory)
@@ -225,7 +229,14 @@ class Follower:
             sha256 = hashlib.file_digest(content, "sha256").hexdigest()
         batches = self._batches(file, settings.eval_batch_size)
         metrics = evaluate_predictions(
-            *score(self._recipe.model, batches, settings, self.trainer.device, name=str(file.path))
+            *score(
+                self._recipe.model,
+                batches,
+                settings,
+                self.trainer.device,
+                name=str(file.path),
+                dense=self.prepared.dense_features,
+            )
         )
         number = self.progress["step"] + 1
         loss = self._train(file, number, metrics.rows)

@@ -1,4 +1,4 @@
-"""Why a loss is not finite: asked when that has happened, so that it costs nothing until then.
+"""Why a loss or a prediction is not finite: asked when that has happened, so that it costs nothing until then.
 
 The causes are looked for in the order of how sure they are: a value of the batch, a weight that was broken before it,
 the first module whose output is broken, a value that is merely huge.
@@ -43,9 +43,9 @@ def why_not_finite(
     Returns:
         The clause, the surest that a rank found; it ends with what to do.
     """
-    causes = [_bad_input(batch, prepared)]
+    causes = [_bad_input(batch, prepared.dense_features, prepared)]
     if not stepped and not causes[0]:
-        causes += [_bad_weight(model) or _first_bad_output(model, batch, amp)]
+        causes += [_bad_weight(model) or _first_bad_output(model, batch, prepared.dense_features, amp)]
     causes += [_huge_input(batch, prepared.dense_features)]
     causes += [f"{_LOWER}, or look for extreme values in the dense fields"]
     mine = next((place, cause) for place, cause in enumerate(causes) if cause)
@@ -56,16 +56,35 @@ def why_not_finite(
     return str(min(told)[1])
 
 
-def _bad_input(batch: Batch, prepared: Prepared) -> str:
+def why_predictions_not_finite(
+    model: nn.Module, batch: Batch, dense: Sequence[DenseFeature], *, amp: bool = False
+) -> str:
+    """The same of predictions: what is wrong with the rows that were scored, or with the model; asks no other rank.
+
+    Args:
+        model: ``DLRMTrain``, wrapped or not, that scored the batch.
+        batch: with predictions that are NaN or infinite.
+        dense: the dense features of the batch.
+        amp: whether the forward runs in bf16.
+    """
+    causes = [_bad_input(batch, dense), _bad_weight(model)]
+    if world_size() == 1:  # the other ranks would have to take part in a forward
+        causes += [_first_bad_output(model, batch, dense, amp)]
+    causes += [_huge_input(batch, dense), f"the model diverged, {_LOWER}"]
+    return next(cause for cause in causes if cause)
+
+
+def _bad_input(batch: Batch, dense: Sequence[DenseFeature], prepared: Prepared | None = None) -> str:
     """Dense features and labels of the batch that are not finite."""
     labels = batch.labels.detach().float().cpu()
-    for name, values in [*_columns(batch, prepared.dense_features), (LABEL_COLUMN, labels[:, None])]:
+    for name, values in [*_columns(batch, dense), (LABEL_COLUMN, labels[:, None])]:
         rows = _bad_rows(values)
         if rows.numel():
             what = "the label" if name == LABEL_COLUMN else f"dense field '{name}'"
             bad = values[rows[0]]
             value = bad[~torch.isfinite(bad)][0].item()
-            return f"{what} is {value} in {_some(rows)} of this batch{_in_files(prepared, name)}; {_AGAIN}"
+            told = f"{what} is {value} in {_some(rows)} of this batch"
+            return f"{told}{_in_files(prepared, name)}; {_AGAIN}" if prepared else f"{told}; mend the input"
     return ""
 
 
@@ -125,8 +144,8 @@ def _table_rows(rows: Tensor) -> str:
 
 
 @torch.no_grad()
-def _first_bad_output(model: nn.Module, batch: Batch, amp: bool) -> str:
-    """Run the forward again, and see where it breaks first; the loss comes last."""
+def _first_bad_output(model: nn.Module, batch: Batch, dense: Sequence[DenseFeature], amp: bool) -> str:
+    """Run the forward again, and see where it breaks first; the loss comes last. A huge value is told with it."""
     found: list[tuple[str, float]] = []
 
     def look(name: str) -> Any:
@@ -139,22 +158,22 @@ def _first_bad_output(model: nn.Module, batch: Batch, amp: bool) -> str:
         return hook
 
     handles = [module.register_forward_hook(look(_short(name))) for name, module in model.named_modules() if name]
-    was_training = model.training
+    was_training, then = model.training, _huge_input(batch, dense) or _LOWER
     device = next(model.parameters()).device
     try:
         with torch.autocast(device.type, torch.bfloat16, enabled=amp):
             model.eval()(batch.to(device))
     except Exception as error:  # a model that cannot take such values says so in its own words
-        return f"the forward fails with {type(error).__name__}; {_LOWER}" if not found else _told(*found[0])
+        return f"the forward fails with {type(error).__name__}; {_LOWER}" if not found else _told(*found[0], then)
     finally:
         model.train(was_training)
         for handle in handles:
             handle.remove()
-    return _told(*found[0]) if found else ""
+    return _told(*found[0], then) if found else ""
 
 
-def _told(name: str, value: float) -> str:
-    return f"the output of '{name}' is the first that is {value}; {_LOWER}"
+def _told(name: str, value: float, then: str) -> str:
+    return f"the output of '{name}' is the first that is {value}; {then}"
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:

@@ -11,9 +11,11 @@ import polars as pl
 import pytest
 import torch
 
+from genrec_adapters.loader import BatchLoader
 from genrec_adapters.prepared import Prepared
 from genrec_plugins.config import parse_run
 from genrec_plugins.training.checkpoints import plain_weights
+from genrec_plugins.training.evaluation import evaluate_split, score
 from genrec_plugins.training.guards import why_not_finite
 from genrec_plugins.training.run import prepare_run
 from genrec_plugins.training.trainer import Trainer
@@ -60,6 +62,27 @@ def test_a_bad_number_is_told_with_its_field_and_rows(
     after = plain_weights(trainer.recipe.model)
     assert all(torch.isfinite(weight).all() for weight in after.values()), "the step was not taken"
     assert step == 1 or any(not torch.equal(before[name], after[name]) for name in after)
+
+
+def test_predictions_that_are_not_finite_are_told_with_their_split_batch_and_field(
+    table: Path, prepared: Prepared
+) -> None:
+    trainer = trainer_of(table, prepared, "bars", eval_batch_size=20)
+    batches = list(BatchLoader(prepared, "valid", 20))
+    batches[1].dense_features[3, 0] = math.inf
+    given = (trainer.settings, trainer.device)
+    with pytest.raises(ModelError) as caught:
+        score(trainer.recipe.model, batches, *given, name="valid split", dense=prepared.dense_features)
+    assert str(caught.value) == (
+        "valid split, batch 2: 1 of 20 predictions are not finite; dense field 'x' is inf in row 4 of this batch; mend "
+        "the input"
+    )
+    with torch.no_grad():
+        next(trainer.model.over_arch.parameters())[0] = math.nan
+    with pytest.raises(
+        ModelError, match=r"^valid split, batch 1: 20 of 20 .*; the weight 'over_arch\.[a-z0-9_.]+' is not"
+    ):
+        evaluate_split(trainer.recipe.model, prepared, "valid", *given)
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -189,6 +189,25 @@ def test_a_run_killed_anywhere_leaves_whole_files(run: Run, tmp_path: Path) -> N
     assert survives(run, tmp_path / "any", faults.draw(run.unbroken, 50, seed=5, sizes=(100, 20_000))) > 30
 
 
+def restart(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    return cases.train(config, folder / "prepared", folder / "run", restart=True)
+
+
+@pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.long)])
+def test_a_restart_that_is_killed_leaves_whole_checkpoints_or_none(every: int, run: Run, tmp_path: Path) -> None:
+    trial = tmp_path / "trial"
+    for change in range(1, 22, every):  # those of the removal, and the first of the training
+        shutil.rmtree(trial, ignore_errors=True)
+        shutil.copytree(run.whole, trial)
+        assert faults.run(restart, run.config, trial, fault=faults.KillAt(change)).killed
+        assert not cases.half_files(trial), change
+        cases.steps_in(trial / "run")
+        again = faults.run(train_from_raw_rows, run.config, trial)
+        assert not again.crash + again.sentence, f"{change}: {again}"
+        assert without_logs(trial)["run/model.safetensors"] == without_logs(run.whole)["run/model.safetensors"], change
+        assert not list(trial.rglob("*partial*")), change
+
+
 def test_a_half_file_would_be_seen(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(run.whole, out)

@@ -33,7 +33,7 @@ from tests.plugins.lum_cases import write_lists, write_ratings
 ROOT = Path(__file__).resolve().parents[1]
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
 SHELLS = {"bash", "sh", "shell", "console"}
-SEPARATORS = {"&&", "||", "|", ";", ">", ">>", "2>"}
+SEPARATORS = {"&&", "||", "|", ";", "&", ">", ">>", "2>"}
 NO_RUN = re.compile(r"<!--\s*no-run:(.*?)-->")
 #: what a YAML block may leave out
 MINIMUM: dict[str, Any] = {
@@ -152,6 +152,8 @@ def test_genrec_lines_name_commands_and_options_that_exist(block):
         check_command(words)
 
 
+#: tested with their packages installed, and over HTTP
+ELSEWHERE = {"plugins", "doctor", "serve"}
 #: options whose numbers are made small, so that a command runs in seconds: everything else runs as it is written
 SMALL = {"--rows": "2000", "--seeds": "1", "--trials": "2", "--finalists": "1"}
 
@@ -195,7 +197,7 @@ def is_pretraining(data: dict[str, Any]) -> bool:
 def test_genrec_lines_run(path, tmp_path, monkeypatch):
     """Every ``genrec`` line of a page, in order, in one folder, on generated rows."""
     lines = [words for b in blocks_of(path) if b.language in SHELLS and not b.no_run for words in _genrec_lines(b.code)]
-    lines = [words for words in lines if words[0] not in ("plugins", "doctor")]  # tested with their packages installed
+    lines = [words for words in lines if words[0] not in ELSEWHERE]
     if not lines:
         pytest.skip(f"{path.name}: no command that reads rows")
     write_inputs(tmp_path, path)

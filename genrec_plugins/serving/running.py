@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
@@ -16,6 +18,22 @@ from genrec_registry import SetupError
 _log = logging.getLogger("genrec.serve")
 _LOOK = 0.1
 _KEEP_ALIVE = 60
+_ENDS = (signal.SIGTERM, signal.SIGINT)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's own would raise the signal again when all is done, so that an orderly end looks like a killed one."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in _ENDS:
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in _ENDS:
+                loop.remove_signal_handler(number)
 
 
 def run_server(
@@ -46,10 +64,10 @@ def run_server(
     name = f"[{where[0]}]" if ":" in where[0] else where[0]
     _log.info("listening at http://%s:%s", name, where[1])
     with listening:
-        asyncio.run(_until(uvicorn.Server(config), listening, stop))
+        asyncio.run(_until(_Server(config), listening, stop))
 
 
-async def _until(server: uvicorn.Server, listening: socket.socket, stop: Callable[[], bool]) -> None:
+async def _until(server: _Server, listening: socket.socket, stop: Callable[[], bool]) -> None:
     async def look() -> None:
         while not stop():
             await asyncio.sleep(_LOOK)

@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Put a knowledge store where 'genrec serve' reads it key by key.", rich_markup_mode=None)
+app = typer.Typer(
+    help="""Put a knowledge store where 'genrec serve' reads it key by key.
+
+    Examples:
+        genrec knowledge load stores/lum --to knowledge
+        genrec knowledge load export/knowledge/0 --to redis://localhost:6379/0
+    """
+)
 
 
 @app.command()
@@ -34,4 +41,4 @@ def load(
 
 @app.callback()
 def _group() -> None:
-    """Put a knowledge store where 'genrec serve' reads it key by key."""
+    pass

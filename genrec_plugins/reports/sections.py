@@ -84,7 +84,9 @@ def runs_section(studies: Sequence[RunStudy]) -> Section:
     changed = differences(facts)
     if changed:
         body = [[key, *values] for key, values in changed.items()]
-        tables.append(Table(header=["config", *(run.name for run in facts)], rows=body, caption="What differs"))
+        header = ["config", *(run.name for run in facts)]
+        caption = f"What differs: {len(body)} config key{'s' * (len(body) > 1)}"
+        tables.append(Table(header=header, rows=body, caption=caption, folded=len(body) > 8))
     says = [f"{run.name}: {run.status}, {run.note}." for run in facts if run.note]
     if not same_rows(facts):
         says.append("Not all runs were trained on the same rows: their metrics cannot be compared.")

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +18,7 @@ from genrec_plugins.config import parse_run
 from genrec_plugins.training.run import TrainedRun, prepare_run, train_run
 from genrec_plugins.training.trainer import Trainer
 from genrec_registry import DataError
+from tests.conftest import ROOT
 from tests.reliability import cases
 
 PRESETS = {"torchrec": cases.TORCHREC, "bars": cases.BARS}
@@ -51,6 +58,51 @@ def test_a_batch_of_ones_own_making_is_refused(preset: str, table: Path, prepare
     batch.sparse_features["b"].values()[3] = 99
     with pytest.raises(RuntimeError, match=r"num_rows|not in the valid range"):
         trainer.recipe.model(batch)
+
+
+LAYOUTS = {
+    "table_wise": {"type": "table_wise"},
+    "column_wise": {"type": "column_wise", "columns": 4},
+    "data_parallel": {"type": "data_parallel"},
+}
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("bad", [99, pytest.param(-1, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "layout", ["table_wise", *(pytest.param(name, marks=pytest.mark.long) for name in ("column_wise", "data_parallel"))]
+)
+def test_sharded_tables_refuse_them(layout: str, bad: int, table: Path, prepared: Prepared, tmp_path: Path) -> None:
+    """Two ranks; one asks for a row that no rank has. The rank with the table says so, and rank 0 gets no row."""
+    config = cases.run_config(table, cases.TORCHREC | {"sharding": LAYOUTS[layout]})
+    job = {"config": config, "prepared": str(prepared.directory), "feature": "b", "id": bad, "out": str(tmp_path)}
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.reliability.bad_ids", str(tmp_path / "job.json")]
+    ranks = [
+        subprocess.Popen(
+            command, cwd=ROOT, env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    try:
+        said = [rank.communicate(timeout=300)[1] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    found = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("rank*.json"))]
+    assert found, said
+    assert all(one["sound"] for one in found)
+    assert any(re.search(r"num_rows|not in the valid range|is out of bounds", one["error"]) for one in found), (
+        found,
+        said,
+    )
+    first = tmp_path / "rank0.json"
+    assert not first.exists() or not json.loads(first.read_text())["looked_up"]
 
 
 def test_a_table_of_another_size_is_refused(table: Path, prepared: Prepared, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ or stops with one sentence; it never begins anew without saying so, and nothing 
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from collections.abc import Callable, Iterable
@@ -123,6 +124,14 @@ def flip(seed: int) -> Callable[[bytes], bytes]:
     return flipped
 
 
+def reads_alike(before: bytes, path: Path) -> bool:
+    """Whether JSON says the same after a bit of it was flipped: the last digits of a number can round to the same."""
+    try:
+        return bool(json.loads(path.read_bytes()) == json.loads(before))
+    except (OSError, ValueError):
+        return False
+
+
 def falls_back(run: Run, folder: Path, damages: Iterable[tuple[str, Callable[[bytes], bytes | None]]]) -> None:
     """Damage the newest checkpoint in each way; the one before is taken, and the user is told."""
     for number, (file, how) in enumerate(damages):
@@ -130,10 +139,14 @@ def falls_back(run: Run, folder: Path, damages: Iterable[tuple[str, Callable[[by
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(run.whole, out)
         newest = sorted((out / "checkpoints").iterdir())[-1]
+        before = (newest / file).read_bytes()
         damage(newest / file, how)
+        expected = "going on from step 12; cannot be read: step-0000000014 ("
+        if file == "trainer.json" and reads_alike(before, newest / file):
+            expected = "going on from step 14"
         resumed = run.train(out)
         assert not resumed.sentence, f"{number}, {file}: {resumed.sentence}"
-        assert resumed.value["said"][0].startswith("going on from step 12; cannot be read: step-0000000014 ("), file
+        assert resumed.value["said"][0].startswith(expected), (number, file)
         assert run.is_whole(out, resumed), (number, file)
 
 

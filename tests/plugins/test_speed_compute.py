@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -167,3 +168,30 @@ def test_growth_of_tables_is_a_process(tmp_path: Path) -> None:
         growth_compute.points_of("tables", [10], ["no-such"], shape, table_rows=0)
     with pytest.raises(ConfigError, match="there is no axis 'field', did you mean 'fields'"):
         growth_compute.main(axes="field", out=tmp_path / "growth")
+
+
+def test_page_tells_the_numbers_of_its_file() -> None:
+    """The table of docs/performance.md is that of docs/performance.json, and so are the exponents."""
+    docs = Path(__file__).parents[2] / "docs"
+    page = set((docs / "performance.md").read_text().splitlines())
+    facts = json.loads((docs / "performance.json").read_text())
+    ours = ""
+    for row in facts["table"]:
+        if row["ratio"] == row["least"] == row["most"] == 1:
+            ours = row["what"]
+            continue
+        ratio = f"{row['ratio']:.2f} ({row['least']:.2f} to {row['most']:.2f})"
+        clock = "" if row["clock"] is None else f"{row['clock']:.2f}"
+        assert f"| {row['part']} | {ours} | {row['what']} | {ratio} | {clock} |" in page
+    points = [growth_compute.Growth(**point) for point in facts["growth"]]
+    assert {one.axis for one in points} == set(growth_compute.SIZES)
+    for axis, curves in growth_compute.CURVES.items():
+        for curve in curves:
+            of_curve = [one for one in points if (one.axis, one.curve) == (axis, curve)]
+            assert [one.x for one in of_curve] == list(growth_compute.SIZES[axis])
+            found = growth_compute.exponents(of_curve)
+            (line,) = (line for line in page if line.startswith(f"| {axis} ") and f"| `{curve}` |" in line)
+            cells = [cell.strip() for cell in line.split("|")]
+            told = [cells[4], cells[5], cells[7]]
+            assert told == [f"{found[name]:.2f}" for name in ("seconds", "flops", "memory")]
+            assert growth_compute.superlinear(axis, found) == ((axis, curve) == ("fields", "fat"))

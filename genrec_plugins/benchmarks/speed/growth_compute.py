@@ -232,7 +232,7 @@ def plot(points: Sequence[Growth]) -> str:
 def main(
     axes: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(SIZES),
     largest_table: Annotated[
-        int, typer.Option(min=10_000, help="Rows of all tables together, width 4; takes 60 bytes a row.")
+        int, typer.Option(min=10_000, help="Rows of all tables together, width 4; takes some 45 bytes a row.")
     ] = 10_000_000,
     batch_size: Annotated[int, typer.Option(min=1, help="B, where it stays.")] = 1024,
     fields: Annotated[int, typer.Option(min=2, help="F, where they stay.")] = 39,
@@ -266,8 +266,8 @@ def main(
     points: list[Growth] = []
     for axis in chosen:
         sizes = [x for x in SIZES[axis] if axis != "tables" or x <= largest_table]
-        # histories are long: fewer of them
-        here = replace(shape, batch_size=max(1, batch_size // 16)) if axis == "length" else shape
+        # a history of each length up to the longest
+        here = replace(shape, batch_size=max(sizes)) if axis == "length" else shape
         for curve in CURVES[axis]:
             points += points_of(axis, sizes, [curve], here, table_rows=100_000)
             _write(points, out)

@@ -164,7 +164,8 @@ class TrainedRun:
         config = self.run.config.dataset.model_dump(exclude_none=True)
         dataset = {key: value for key, value in config.items() if key not in SPLITS} | {"path": path}
         batches = raw_batches(self.prepared, dataset, self.run.registry, settings.eval_batch_size, policy)
-        return score(self.model(), batches, settings, pick_device(settings.device), name=path)
+        dense = self.prepared.dense_features
+        return score(self.model(), batches, settings, pick_device(settings.device), name=path, dense=dense)
 
     def evaluate(self, split: Split) -> Metrics:
         """Exact metrics on a split."""

@@ -62,6 +62,7 @@ REASONS = {
         ("genrec_plugins/synthetic/stream.py", "_in_order"),
     },
     "a temporary folder": {
+        ("genrec_plugins/benchmarks/serving_load.py", "bodies"),
         ("genrec_plugins/benchmarks/soak.py", "soak_stream"),
         ("genrec_plugins/benchmarks/tokenizer_speed.py", "main"),
     },

@@ -106,6 +106,9 @@ class CheckpointStore:
             self._remove(final)
             aside.replace(final)
             _sync(self.directory)
+        self._thin_out()
+
+    def _thin_out(self) -> None:
         for old in self._newest_first()[self.keep :]:
             with suppress(OSError):
                 self._remove(old)
@@ -171,6 +174,8 @@ class CheckpointStore:
                 problems.append(f"{path.name} ({_short(error)})")
                 continue
             self.passed_over = f"; cannot be read: {', '.join(problems)}" if problems else ""
+            if not problems:
+                on_first(self._thin_out)  # a kill may have come between the newest and the removal of the oldest
             return dict(meta["progress"])
         if problems:
             message = f"{self.directory}: no checkpoint can be read: {', '.join(problems)}; "

@@ -164,6 +164,14 @@ def test_any_damage_to_any_file(run: Run, tmp_path: Path) -> None:
     falls_back(run, tmp_path, [(file, flip(seed)) for file in files for seed in range(20)])
 
 
+def test_a_kill_before_the_oldest_is_removed_leaves_none_too_many(run: Run, tmp_path: Path) -> None:
+    shutil.copytree(run.whole, tmp_path, dirs_exist_ok=True)
+    newest = sorted((tmp_path / "checkpoints").iterdir())[-1]
+    shutil.copytree(tmp_path / "checkpoints" / "step-0000000012", tmp_path / "checkpoints" / "step-0000000009")
+    assert run.is_whole(tmp_path, run.train(tmp_path))
+    assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == ["step-0000000012", newest.name]
+
+
 def test_without_a_sound_checkpoint_it_stops(run: Run, tmp_path: Path) -> None:
     shutil.copytree(run.whole / "checkpoints", tmp_path / "checkpoints")
     for path in tmp_path.rglob("*.distcp"):

@@ -59,7 +59,7 @@ def run_server(
         access_log=False,
         log_config=None,
     )
-    listening = _listen(host, port)
+    listening = listen(host, port)
     where = listening.getsockname()
     name = f"[{where[0]}]" if ":" in where[0] else where[0]
     _log.info("listening at http://%s:%s", name, where[1])
@@ -80,7 +80,22 @@ async def _until(server: _Server, listening: socket.socket, stop: Callable[[], b
         looking.cancel()
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Args:
+        host: address, or its name.
+        port: 0 for any free one.
+
+    Raises:
+        SetupError: the address is taken, or is none of this machine's.
+
+    Example::
+
+        >>> with listen("127.0.0.1", 0) as found:
+        ...     found.getsockname()[1] > 0
+        True
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind, protocol)

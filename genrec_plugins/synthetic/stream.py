@@ -215,7 +215,8 @@ def _in_order(layout: Format, model: PlantedModel, source: RowSource) -> Iterato
         frame.select(_names(layout)).head(count).write_csv(text, include_header=False, separator=layout.separator)
         return text.getvalue(), labels[:count], probabilities[:count]
 
-    with ThreadPoolExecutor(max_workers=2) as pool:
+    pool = ThreadPoolExecutor(max_workers=2)
+    try:
         ahead: deque[Future[_Made]] = deque()
         for start in range(0, source.total, BLOCK):
             ahead.append(pool.submit(make, start))
@@ -223,3 +224,5 @@ def _in_order(layout: Format, model: PlantedModel, source: RowSource) -> Iterato
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # not joined: see genrec_adapters.read_ahead

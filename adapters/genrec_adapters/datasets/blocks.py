@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
+from genrec_adapters.read_ahead import read_ahead
 from genrec_registry.errors import DataError
 
 BLOCK_BYTES = 16 << 20
@@ -44,7 +44,7 @@ def read_blocks(path: str, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes]:
         ...     list(read_blocks(file.name, block_bytes=4))
         [b'a\\nb\\n', b'c\\n']
     """
-    yield from _ahead(_lines(_pieces(path), block_bytes, whole=True))
+    yield from read_ahead(_lines(_pieces(path), block_bytes, whole=True))
 
 
 def read_part_blocks(path: str, first: int, stop: int) -> Iterator[bytes]:
@@ -66,15 +66,7 @@ def read_part_blocks(path: str, first: int, stop: int) -> Iterator[bytes]:
         ...     list(read_part_blocks(file.name, 2, 5))
         [b'b\\nc\\n']
     """
-    yield from _ahead(_lines(_part_pieces(path, first, stop), BLOCK_BYTES, whole=False))
-
-
-def _ahead(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
-        ahead = pool.submit(next, blocks, None)
-        while (block := ahead.result()) is not None:
-            ahead = pool.submit(next, blocks, None)
-            yield block
+    yield from read_ahead(_lines(_part_pieces(path, first, stop), BLOCK_BYTES, whole=False))
 
 
 def count_lines(block: bytes) -> int:

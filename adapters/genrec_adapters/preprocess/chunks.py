@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
 
 import polars as pl
 
+from genrec_adapters.read_ahead import read_ahead
 from genrec_registry.contracts import Dataset, ErrorPolicy, SourceFile, Split
 from genrec_registry.errors import DataError, PluginError
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,19 +126,3 @@ def memory_of(frame: pl.DataFrame) -> int:
     """
     texts = sum(frame[name].len() for name, dtype in frame.schema.items() if dtype == pl.String)
     return int(frame.estimated_size()) + 16 * texts
-
-
-def read_ahead(items: Iterator[T]) -> Iterator[T]:
-    """The items, the next one made in a thread while the caller works on this one; polars releases the GIL.
-
-    Example::
-
-        >>> list(read_ahead(iter([1, 2, 3])))
-        [1, 2, 3]
-    """
-    end = object()
-    with ThreadPoolExecutor(1, thread_name_prefix="scan") as pool:
-        ahead = pool.submit(next, items, end)
-        while (item := ahead.result()) is not end:
-            ahead = pool.submit(next, items, end)
-            yield item  # type: ignore[misc]

@@ -15,8 +15,9 @@ import polars as pl
 
 from genrec_adapters.datasets.parts import Part, PartedDataset
 from genrec_adapters.fields import Field
-from genrec_adapters.preprocess.chunks import read_ahead, wanted_columns
+from genrec_adapters.preprocess.chunks import wanted_columns
 from genrec_adapters.preprocess.plan import AnySplit
+from genrec_adapters.read_ahead import read_ahead
 from genrec_adapters.splits import FileSplit, RandomSplit, ShuffledSplit, TimeSplit, assigner
 from genrec_registry.contracts import SPLITS, Dataset, ErrorPolicy, SourceFile
 

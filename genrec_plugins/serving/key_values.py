@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
+from weakref import WeakValueDictionary
 
 from genrec_adapters.knowledge import KnowledgeStore
 from genrec_plugins.files import written_aside
@@ -20,6 +22,8 @@ _BATCH = 1000
 _FIRST_MAP = 64 * 2**20
 _REDIS_SECONDS = 2.0
 _T = TypeVar("_T")
+_OPEN: WeakValueDictionary[Path, Any] = WeakValueDictionary()
+_OPENING = threading.Lock()
 
 
 class LmdbValues:
@@ -58,6 +62,20 @@ class LmdbValues:
             return [transaction.get(key) for key in keys]
 
     @classmethod
+    def shared(cls, path: Path) -> Self:
+        """The file, opened once a process, as LMDB asks: two models of one store, the old and the new, share it.
+
+        Args:
+            path: the file.
+        """
+        path = path.resolve()
+        with _OPENING:
+            found = _OPEN.get(path)
+            if found is None:
+                found = _OPEN[path] = cls(path)
+            return found
+
+    @classmethod
     def write(cls, path: Path, pairs: Iterable[tuple[bytes, bytes]]) -> None:
         """Write a file; it appears when it is complete.
 
@@ -69,8 +87,9 @@ class LmdbValues:
             DataError: it cannot be written.
         """
         lmdb = _lmdb()
+        own = path.with_name(f"{path.name}.{os.getpid()}")  # several servers may build it at the same time
         try:
-            with written_aside(path, instead="name another folder with --knowledge lmdb:FOLDER") as partial:
+            with written_aside(own, instead="name another folder with --knowledge lmdb:FOLDER") as partial:
                 partial.unlink(missing_ok=True)
                 size = _FIRST_MAP
                 environment = lmdb.open(str(partial), subdir=False, map_size=size, lock=False, sync=False)
@@ -88,6 +107,7 @@ class LmdbValues:
                     environment.sync(True)
                 finally:
                     environment.close()
+            own.replace(path)
         except lmdb.Error as error:
             raise DataError(f"{path}: cannot be written ({error}); name another folder") from error
 
@@ -177,7 +197,7 @@ def open_knowledge(directory: Path, way: str, config: Mapping[str, Any]) -> KeyV
         path = (Path(folder) if folder else cache_folder()) / f"{store.digest[:32]}.lmdb"
         if not path.exists():
             LmdbValues.write(path, pairs_of(store))
-        values = LmdbValues(path)
+        values = LmdbValues.shared(path)
     try:
         return KeyValueKnowledge(store, values, columns)
     except Problem as problem:

@@ -13,7 +13,7 @@ import torch
 
 from genrec_plugins.models.behaviour_arch import BehaviourArch
 from genrec_plugins.serving.exported import Exported
-from genrec_plugins.serving.facts import KNOWLEDGE, PREPROCESSING
+from genrec_plugins.serving.facts import KNOWLEDGE, PREPROCESSING, ExportFacts
 from genrec_plugins.serving.key_values import open_knowledge
 from genrec_plugins.serving.knowledge_store import KeyValueKnowledge
 from genrec_plugins.serving.runtimes import Probabilities, Runtime
@@ -56,8 +56,9 @@ class Served:
         """
         from genrec_adapters.prepared import Prepared
 
+        ExportFacts.read(directory)  # says best what is wrong with a directory that is none
         stores = {}
-        for entry in Prepared.open(directory / PREPROCESSING).manifest.fields if directory.is_dir() else ():
+        for entry in Prepared.open(directory / PREPROCESSING).manifest.fields:
             store = str(entry.config.get("store", ""))
             if entry.spec.type == "lum-knowledge" and store.startswith(f"{KNOWLEDGE}/") and knowledge != "memory":
                 stores[entry.spec.name] = open_knowledge(directory / store, knowledge, entry.config)

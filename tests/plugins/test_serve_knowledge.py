@@ -176,6 +176,21 @@ def test_what_is_missing_or_broken_says_so(tmp_path: Path) -> None:
         open_knowledge(tmp_path / "store", f"lmdb:{tmp_path}", CONFIG)
 
 
+def test_two_models_of_one_store_share_its_file(tmp_path: Path) -> None:
+    """As old and new do while one takes the other's place: LMDB opens a file once a process."""
+    store = write_store(tmp_path / "store", SNAPSHOTS)
+    old = open_knowledge(tmp_path / "store", f"lmdb:{tmp_path}", CONFIG)
+    new = open_knowledge(tmp_path / "store", f"lmdb:{tmp_path}", CONFIG)
+    expected = store.user_rows(["a"], [30])
+    assert (old.user_rows(["a"], [30]) == expected).all()
+    del old
+    assert (new.user_rows(["a"], [30]) == expected).all()
+    del new
+    again = open_knowledge(tmp_path / "store", f"lmdb:{tmp_path}", CONFIG)
+    assert (again.user_rows(["a"], [30]) == expected).all()
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [f"{store.digest[:32]}.lmdb"]
+
+
 # -- a served model ---------------------------------------------------------------------------------------------------
 
 

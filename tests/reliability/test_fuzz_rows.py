@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,6 +128,14 @@ FOUND = [
     ("csv", b'\r"",-1e3\n'),
     ("reviews", REVIEW_START + b"[" * 100_000),
     ("reviews", REVIEW_START + b"9" * 30 + b"}"),
+    # a block of lines that begins as gzip, zlib or zstd data do is text all the same
+    ("taobao", b"\x1f\x8b1,2,3,pv,15115\n1,4,3,buy,15116\n"),
+    ("taobao", b"x^,2,3,pv,15115\n1,4,3,buy,15116\n"),
+    ("taobao", b"x\x01,2,3,pv,15115\n1,4,3,buy,15116\n"),
+    ("taobao", zlib.compress(b"1,2,3,pv,15115\n", 1) + b"\n"),
+    ("taobao", b"\x28\xb5\x2f\xfd,2,3,pv,15115\n1,4,3,buy,15116\n"),
+    ("csv", b"y,a,x\nx^,a,1\n1,b,2\n"),
+    ("reviews", gzip.compress(REVIEW_START + b"1}\n")),
     ("reviews", REVIEW_START.replace(b'"i"', b'"\\ud800"') + b"1}\n{}\n"),
 ]
 

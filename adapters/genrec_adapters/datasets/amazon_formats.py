@@ -160,7 +160,8 @@ def _is_name(value: Any) -> bool:
 
 def _parse(block: bytes, first_row: int, path: str, policy: ErrorPolicy) -> pl.DataFrame:
     try:
-        if b"\n\n" not in block:  # polars leaves empty lines out without a word
+        # polars leaves empty lines out without a word, and unpacks what begins as packed data do
+        if block.startswith(b"{") and b"\n\n" not in block:
             frame = pl.read_ndjson(io.BytesIO(block), schema=_REVIEW_SCHEMA).select(
                 pl.coalesce("reviewerID", "user_id").alias("user"),
                 pl.coalesce("parent_asin", "asin").alias("item"),

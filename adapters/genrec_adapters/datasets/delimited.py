@@ -179,6 +179,10 @@ def read_header(line: bytes, path: str, layout: TextFormat, *, check: bool = Tru
     return names
 
 
+#: with these bytes gzip, zlib and zstd data begin; polars would unpack a block of lines that begins so
+_PACKED = (b"\x1f\x8b", b"x\x01", b"x^", b"x\x9c", b"x\xda", b"\x28\xb5\x2f\xfd")
+
+
 class _BlockParser:
     """Parses blocks of lines of one file."""
 
@@ -226,9 +230,11 @@ class _BlockParser:
         return bool((table[:, -1] < ends).all() and (table[1:, 0] > ends[:-1]).all())
 
     def _read(self, block: bytes, schema: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
+        packed = block.startswith(_PACKED)
         frame = pl.read_csv(
-            block,
+            b"\n" + block if packed else block,
             has_header=False,
+            skip_rows=int(packed),
             schema=schema,
             columns=[index for index, name in enumerate(self.names) if name in set(self.kept)],
             separator=self.layout.separator,

@@ -160,16 +160,21 @@ def _rows(file: pq.ParquetFile, part: Part) -> int:
 
 def _open(path: str) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(path, memory_map=True)
-    except (OSError, pa.ArrowException) as error:
+        file = pq.ParquetFile(path, memory_map=True)
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         problem = str(error).splitlines()[0]
         raise DataError(f"{path}: is not a readable Parquet file ({problem}); write it again") from error
+    rows = _rows(file, Part(first=0, stop=file.metadata.num_row_groups))
+    if rows != file.metadata.num_rows:
+        raise DataError(f"{path}: has {file.metadata.num_rows} rows, and {rows} in its row groups; write it again")
+    return file
 
 
 def _kind(column: pa.Field, path: str) -> ColumnKind:
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     types = pa.types
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    if is_list and not types.is_nested(kind.value_type):
         return "list"
     if types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_decimal(kind):
         return "number"
@@ -178,7 +183,7 @@ def _kind(column: pa.Field, path: str) -> ColumnKind:
     if types.is_temporal(kind) and not types.is_duration(kind):
         return "string"
     raise DataError(
-        f"{path}: column '{column.name}' is {column.type}, expected numbers, text, times or lists; "
+        f"{path}: column '{column.name}' is {column.type}, expected numbers, text, times or lists of these; "
         "leave it out of dataset.columns, or write it as one of these"
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,29 +9,15 @@ import numpy as np
 
 from genrec_plugins.benchmarks.bench import Row
 from genrec_plugins.benchmarks.cell import Cell
+from genrec_plugins.figures import new_figure, svg_text
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-
-def _figure(width: float = 6.0, height: float = 4.0) -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure as NewFigure
-
-    figure = NewFigure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
 
 
 def _colours(labels: Sequence[str]) -> dict[str, str]:
     """One colour for each label, the same in every plot."""
     return {label: f"C{index % 10}" for index, label in enumerate(sorted(set(labels)))}
-
-
-def _svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
 
 
 def auc_against(rows: Sequence[Row], attribute: str, title: str) -> str:
@@ -43,7 +28,7 @@ def auc_against(rows: Sequence[Row], attribute: str, title: str) -> str:
         attribute: ``dense_parameters`` or ``train_seconds``.
         title: of the x axis.
     """
-    figure, axes = _figure()
+    figure, axes = new_figure()
     colours = _colours([row.label for row in rows])
     for row in rows:
         x = getattr(row, attribute)
@@ -55,12 +40,12 @@ def auc_against(rows: Sequence[Row], attribute: str, title: str) -> str:
     axes.set_xlabel(title)
     axes.set_ylabel("test AUC, mean and standard deviation")
     axes.grid(alpha=0.3)
-    return _svg(figure)
+    return svg_text(figure)
 
 
 def calibration(cells: Sequence[Cell]) -> str:
     """Observed rate against mean prediction in bins of equal row counts, first seed of each interaction."""
-    figure, axes = _figure()
+    figure, axes = new_figure()
     seen: set[str] = set()
     colours = _colours([cell.label for cell in cells])
     top = 0.0
@@ -76,12 +61,12 @@ def calibration(cells: Sequence[Cell]) -> str:
     axes.set_ylabel("observed rate")
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
-    return _svg(figure)
+    return svg_text(figure)
 
 
 def pair_heat_map(table: dict[str, Any]) -> str:
     """:func:`pair_figure` as SVG."""
-    return _svg(pair_figure(table))
+    return svg_text(pair_figure(table))
 
 
 def pair_figure(table: dict[str, Any]) -> Figure:
@@ -89,7 +74,7 @@ def pair_figure(table: dict[str, Any]) -> Figure:
     values = np.array(table["values"])
     names = table["names"]
     size = max(5.0, 0.2 * len(names))
-    figure, axes = _figure(size + 1.5, size)
+    figure, axes = new_figure(size + 1.5, size)
     centre = 1.0 if abs(values.mean() - 1) < abs(values.mean()) else 0.0
     reach = float(np.abs(values - centre).max()) or 1.0
     image = axes.imshow(values, cmap="RdBu_r", vmin=centre - reach, vmax=centre + reach)

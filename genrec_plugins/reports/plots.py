@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from genrec_plugins.figures import new_figure
 from genrec_plugins.reports.codes import Prefix
 from genrec_plugins.reports.curves import LearningCurve, Points
 from genrec_plugins.reports.frequency import BUCKETS, Frequencies
 from genrec_plugins.reports.groups import Z95, Group
 from genrec_plugins.reports.importance import Importance
 from genrec_plugins.reports.slices import FieldSlices
-from genrec_plugins.reports.svg import new_figure
 from genrec_plugins.training.metrics import Floats
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from genrec_plugins.figures import inline_svg, svg_settings
 from genrec_plugins.reports import plots
 from genrec_plugins.reports.groups import Z95, auc_difference
 from genrec_plugins.reports.runs import differences, same_rows
 from genrec_plugins.reports.study import Predicted, RunStudy, comparable
-from genrec_plugins.reports.svg import inline_svg, svg_settings
 from genrec_plugins.reports.tables import GROUP_HEADER, auc_text, group_cells, metric_table
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ import pytest
 
 from genrec_adapters.item_codes import ItemCodes
 from genrec_plugins.cli import main
+from genrec_plugins.figures import inline_svg, new_figure
 from genrec_plugins.interactions.fat import Fat
 from genrec_plugins.interactions.fat_config import FatConfig
 from genrec_plugins.reports.codes import prefix_tree
@@ -24,7 +25,6 @@ from genrec_plugins.reports.page import make_report
 from genrec_plugins.reports.runs import read_run
 from genrec_plugins.reports.sections import Section
 from genrec_plugins.reports.study import StudyOptions
-from genrec_plugins.reports.svg import inline_svg, new_figure
 from genrec_plugins.scaling.curve import fit_curve
 from genrec_plugins.scaling.report import as_dict, columns, from_dict, rows, write_report
 from genrec_plugins.scaling.sweep import Axis, Measured, Point, Swept

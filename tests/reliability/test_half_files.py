@@ -57,8 +57,7 @@ REASONS = {
         ("genrec_plugins/synthetic/stream.py", "_write"),
     },
     "into memory": {
-        ("genrec_plugins/benchmarks/plots.py", "_svg"),
-        ("genrec_plugins/reports/svg.py", "inline_svg"),
+        ("genrec_plugins/figures.py", "svg_text"),
         ("genrec_plugins/synthetic/stream.py", "_in_order"),
     },
     "a temporary folder": {

@@ -12,7 +12,6 @@ each, as their memory is the process's.
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from typing import Annotated, Any
 
 import typer
 
-from genrec_plugins.benchmarks.speed.growth_data import _peak, slope
+from genrec_plugins.benchmarks.speed.growth import growth_svg, peak_mib, slope
 from genrec_registry import ConfigError, GenrecError, SetupError, did_you_mean
 
 #: axis -> sizes
@@ -131,10 +130,10 @@ def _work(curve: str, x: int, shape: Mapping[str, int]) -> None:
     from genrec_plugins.benchmarks.speed.cpu import one_thread
     from genrec_plugins.profiling.subjects import Shape
 
-    before = _peak()
+    before = peak_mib()
     with one_thread():
         found = point("tables", x, curve, Shape(**shape), x)
-    print(json.dumps(asdict(replace(found, memory=round((_peak() - before) * 2**20)))))
+    print(json.dumps(asdict(replace(found, memory=round((peak_mib() - before) * 2**20)))))
 
 
 # -- what is told -----------------------------------------------------------------------------------------------------
@@ -203,30 +202,8 @@ def markdown(points: Sequence[Growth]) -> str:
 
 
 def plot(points: Sequence[Growth]) -> str:
-    """Time and memory against each axis as SVG text; the grey line is linear growth."""
-    from matplotlib.figure import Figure
-
-    axes = list(dict.fromkeys(one.axis for one in points))
-    names = list(dict.fromkeys(one.curve for one in points))
-    figure = Figure(figsize=(3.4 * len(axes), 6.4), layout="constrained")
-    panes = figure.subplots(2, len(axes), squeeze=False)
-    for column, axis in enumerate(axes):
-        here = [one for one in points if one.axis == axis]
-        for row, (label, scale, attribute) in enumerate((("ms a step", 1e3, "seconds"), ("MB", 1e-6, "memory"))):
-            pane = panes[row][column]
-            for curve in dict.fromkeys(one.curve for one in here):
-                line = [(one.x, scale * max(getattr(one, attribute), 1e-12)) for one in here if one.curve == curve]
-                pane.plot(*zip(*line, strict=True), marker="o", color=f"C{names.index(curve)}", label=curve)
-            low, high = min(one.x for one in here), max(one.x for one in here)
-            start = scale * max(min(getattr(one, attribute) for one in here), 1e-12)
-            pane.plot([low, high], [start, start * high / low], color="grey", linestyle=":")
-            pane.set(xscale="log", yscale="log", xlabel=axis, ylabel=label)
-            pane.grid(alpha=0.3)
-            pane.legend(fontsize=7)
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    """Time and memory against each axis as SVG text."""
+    return growth_svg(points, {"ms a step": lambda one: 1e3 * one.seconds, "MB": lambda one: 1e-6 * one.memory})
 
 
 def main(

@@ -13,14 +13,12 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -34,6 +32,7 @@ from genrec_adapters.datasets.criteo import criteo_fields
 from genrec_adapters.field_types.short_texts import short_texts
 from genrec_adapters.prepared import Prepared
 from genrec_adapters.preprocess import PrepareOptions, prepare
+from genrec_plugins.benchmarks.speed.growth import growth_svg, peak_mib, slope
 
 FIELDS = (10, 25, 50, 100, 200)
 VOCABULARIES = (10_000, 100_000, 1_000_000, 10_000_000)
@@ -64,27 +63,7 @@ class Point:
     base_mib: float
 
 
-def slope(points: Iterable[tuple[float, float]]) -> float:
-    """Exponent of the power law through the points by least squares of logarithms: 1 is linear.
-
-    Example::
-
-        >>> round(slope([(1, 2), (10, 20), (100, 200)]), 3)
-        1.0
-    """
-    x, y = np.log(np.array(list(points), dtype=np.float64)).T
-    return float(np.polyfit(x, y, 1)[0])
-
-
 # -- what one process does --------------------------------------------------------------------------------------------
-
-
-def _peak() -> float:
-    """Largest resident memory so far in MiB; on Linux by the kernel's own mark, as rusage counts the parent's too."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) / 1024  # type: ignore[index]
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def prepare_rows(rows: str, out: str, fields: Any, cache_mib: int) -> None:
@@ -114,9 +93,9 @@ def _work(name: str, arguments: list[Any]) -> None:
 
         load_torchrec()
         import genrec_adapters.loader  # noqa: F401 - before the clock
-    before, began = _peak(), time.process_time()
+    before, began = peak_mib(), time.process_time()
     WORK[name](*arguments)
-    print(json.dumps([time.process_time() - began, _peak(), before]))
+    print(json.dumps([time.process_time() - began, peak_mib(), before]))
 
 
 def measure(curve: str, axis: str, x: int, values: int, work: str, *arguments: Any) -> Point:
@@ -226,39 +205,15 @@ def table_of(points: list[Point]) -> list[list[object]]:
     return table
 
 
-def plot(points: list[Point]) -> str:
-    """Time and memory against each axis, as SVG text; the grey line is linear growth."""
-    import io
-
-    from matplotlib.figure import Figure
-
-    axes = list(dict.fromkeys(point.axis for point in points))
-    figure = Figure(figsize=(4 * len(axes), 6.5), layout="constrained")
-    for column, axis in enumerate(axes):
-        for row, (label, of) in enumerate(
-            (
-                ("processor seconds", lambda p: p.seconds),
-                ("peak MiB above start", lambda p: max(1.0, p.peak_mib - p.base_mib)),
-            )
-        ):
-            plotted = figure.add_subplot(2, len(axes), row * len(axes) + column + 1)
-            for index, curve in enumerate(dict.fromkeys(point.curve for point in points)):
-                found = [(point.x, of(point)) for point in points if (point.curve, point.axis) == (curve, axis)]
-                if found:
-                    plotted.plot(*zip(*found, strict=True), marker="o", color=f"C{index}", label=curve)
-            plotted.set(xscale="log", yscale="log", xlabel=axis, ylabel=label)
-            if row == 0:
-                low = min(point.x for point in points if point.axis == axis)
-                high = max(point.x for point in points if point.axis == axis)
-                start = min(point.seconds for point in points if point.axis == axis)
-                plotted.plot([low, high], [start, start * high / low], color="grey", linestyle=":")
-            plotted.grid(alpha=0.3)
-            if column == 0:
-                plotted.legend(fontsize=7)
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+def plot(points: Sequence[Point]) -> str:
+    """Time and memory against each axis, as SVG text."""
+    return growth_svg(
+        points,
+        {
+            "processor seconds": lambda point: point.seconds,
+            "peak MiB above start": lambda point: max(1.0, point.peak_mib - point.base_mib),
+        },
+    )
 
 
 def main(

@@ -33,6 +33,23 @@ def svg_settings(key: str) -> Iterator[None]:
         yield
 
 
+def svg_text(figure: Figure) -> str:
+    """A figure as an ``<svg>`` element, without what says when and by what it was made.
+
+    Args:
+        figure: drawn.
+
+    Example::
+
+        >>> svg_text(new_figure()[0]).startswith("<svg")
+        True
+    """
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
 def inline_svg(figure: Figure, key: str, title: str) -> str:
     """A figure as an ``<svg>`` element whose ids no other one of the page has.
 
@@ -49,10 +66,6 @@ def inline_svg(figure: Figure, key: str, title: str) -> str:
         >>> text.startswith("<svg"), 'aria-label="A line"' in text, 'id="one-figure_1"' in text
         (True, True, True)
     """
-    buffer = io.StringIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with svg_settings(key):
-        figure.savefig(buffer, format="svg", metadata=nothing)
-    text = buffer.getvalue()
-    text = _ID.sub(rf"\1{key}-", text[text.index("<svg") :])
+        text = _ID.sub(rf"\1{key}-", svg_text(figure))
     return text.replace("<svg", f'<svg role="img" aria-label="{escape(title, quote=True)}"', 1)

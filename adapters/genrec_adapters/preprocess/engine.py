@@ -119,18 +119,19 @@ def _build(root: Path, plan: Plan, options: PrepareOptions, report: Callable[[Pr
                     digests[path].result()  # a wrong file is told before it is read
             assign = _assigner(plan, stream, report)
             fitted = _fit(plan, stream, assign, pool, report)
+            learned = [
+                pool.submit(field_entry, root, field, one, plan.plugins[f"field-type {field.config.type}"])
+                for field, one in zip(plan.fields, fitted, strict=True)
+            ]
             splits = _encode(root, plan, stream, assign, fitted, options, report)
             sources = [
                 source_entry(source, stats[source.path], digests[source.path].result().sha256)
                 for source in plan.sources
             ]
+            entries = [entry.result() for entry in learned]
         finally:
             stop.set()
     rows = stream.rows or 0
-    entries = [
-        field_entry(root, field, one, plan.plugins[f"field-type {field.config.type}"])
-        for field, one in zip(plan.fields, fitted, strict=True)
-    ]
     write_manifest(root, plan, options, rows=rows, policy=policy, sources=sources, fields=entries, splits=splits)
     report(Progress(stage="done", rows=rows, total=rows, skipped=policy.skipped))
 

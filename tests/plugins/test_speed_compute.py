@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,8 @@ import torch
 
 from genrec_plugins.benchmarks.speed import compiled, encoders, growth_compute, step
 from genrec_plugins.benchmarks.speed.cpu import on_the_cpu, one_thread
-from genrec_plugins.benchmarks.speed.encoders import reference_block
 from genrec_plugins.benchmarks.speed.fat_gemms import both_ways, context_of, fat_gemms, fat_products, fat_transformer
+from genrec_plugins.benchmarks.speed.hstu_reference import checkout_stack, reference_block
 from genrec_plugins.benchmarks.speed.options import Options
 from genrec_plugins.encoders.hstu import HstuBlock
 from genrec_plugins.encoders.varlen import Layout
@@ -55,6 +56,24 @@ def test_reference_computes_what_our_hstu_computes_without_its_bias() -> None:
     torch.nn.init.zeros_(block.bias)
     tokens, offsets = torch.randn(7, 8), torch.tensor([0, 1, 5, 5, 7])
     torch.testing.assert_close(reference_block(block, tokens, offsets), block(tokens, Layout(offsets)))
+
+
+@pytest.mark.skipif("GENREC_HSTU_REFERENCE" not in os.environ, reason="GENREC_HSTU_REFERENCE names no checkout of it")
+def test_own_code_of_the_reference_computes_what_our_hstu_computes_without_its_bias() -> None:
+    torch.manual_seed(0)
+    blocks = torch.nn.ModuleList(HstuBlock(hidden=8, heads=2, max_length=4, dropout=0.0) for _ in range(2))
+    tokens, offsets = torch.randn(8, 8), torch.tensor([0, 1, 5, 5, 8])
+    _, theirs = checkout_stack(Path(os.environ["GENREC_HSTU_REFERENCE"]), blocks, biased=False)
+    ours, layout = tokens, Layout(offsets)
+    for block in blocks:
+        torch.nn.init.zeros_(block.bias)
+        ours = block(ours, layout)
+    torch.testing.assert_close(theirs(tokens, offsets), ours)
+
+
+def test_checkout_without_the_reference_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match=r"has no generative_recommenders/.*; mend --hstu-reference$"):
+        checkout_stack(tmp_path, torch.nn.ModuleList(), biased=False)
 
 
 def test_encoder_parts_run(options: Options) -> None:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from genrec_plugins.benchmarks.packing_speed import Lengths, read_lengths, sample
 from genrec_plugins.benchmarks.speed.cpu import on_the_cpu, one_thread
+from genrec_plugins.benchmarks.speed.hstu_reference import checkout_stack, reference_block
 from genrec_plugins.benchmarks.speed.options import Options
-from genrec_plugins.benchmarks.speed.paired import Timed, race
+from genrec_plugins.benchmarks.speed.paired import Spent, Timed, race
 from genrec_plugins.encoders.causal_stack import CausalStack
 from genrec_plugins.encoders.hstu import HstuBlock
 from genrec_plugins.encoders.varlen import Layout
@@ -24,6 +25,16 @@ HEADS = 2
 MAX_EVENTS = 4096
 #: dataset type and folder or file below the sample data, and the events kept of a history
 SAMPLES = {"movielens": ("movielens-100k", 200), "amazon-reviews": ("amazon/beauty.inter.json.gz", 50)}
+
+_OURS = "HSTU, rows of like length together"
+_THEIRS = "the public reference's own code"
+_RESTATED = "the public reference's CPU path, restated"
+_HSTU_NOTES = {
+    _THEIRS: "padded, dense scores; no bias",
+    f"{_THEIRS}, with its bias": "by time and position, as it has by default",
+    _RESTATED: "our own words for what it computes; no bias",
+}
+_Forward = Callable[[Tensor, Tensor], Tensor]
 
 
 def history_lengths(options: Options, max_events: int = MAX_EVENTS) -> dict[str, Lengths]:
@@ -103,14 +114,16 @@ def _padded(events: Lengths, hidden: int) -> Callable[[], object]:
 
 
 def hstu(options: Options, lengths: Mapping[str, Lengths] | None = None, *, hidden: int = HIDDEN) -> list[Timed]:
-    """Our HSTU blocks, forward and backward, beside :func:`reference_block`.
+    """Our HSTU blocks, forward and backward, beside the public reference's, from a checkout and as restated here.
 
     Args:
-        options: turns.
+        options: turns, and the checkout of the reference; without it a note says so.
         lengths: events of rows by name; those of the real samples if None.
         hidden: h.
     """
     found = []
+    if options.hstu_reference is None:
+        options.notes.append("hstu: without the reference's own code, which --hstu-reference CHECKOUT adds")
     with one_thread():
         for name, events in (lengths or history_lengths(options)).items():
             longest = int(events.max())
@@ -118,66 +131,48 @@ def hstu(options: Options, lengths: Mapping[str, Lengths] | None = None, *, hidd
             tokens = torch.randn(int(events.sum()), hidden, requires_grad=True)
             gradient, offsets = torch.randn_like(tokens), _offsets(events)
 
-            def ours(blocks: nn.ModuleList = blocks, tokens: Tensor = tokens, offsets: Tensor = offsets) -> Tensor:
-                layout, states = Layout(offsets), tokens
-                for block in blocks:
-                    states = block(states, layout)
-                return states
+            def timed(
+                module: nn.Module,
+                forward: _Forward,
+                tokens: Tensor = tokens,
+                given: tuple[Tensor, ...] = (offsets, gradient),
+            ) -> Callable[[], Spent]:
+                return on_the_cpu(_both_ways(module, tokens, lambda: forward(tokens, given[0]), given[1]))
 
-            def theirs(blocks: nn.ModuleList = blocks, tokens: Tensor = tokens, offsets: Tensor = offsets) -> Tensor:
-                states = tokens
-                for block in blocks:
-                    assert isinstance(block, HstuBlock)
-                    states = reference_block(block, states, offsets)
-                return states
-
+            ways = {_OURS: timed(blocks, _through(blocks))}
+            if options.hstu_reference is not None:
+                for what, biased in ((_THEIRS, False), (f"{_THEIRS}, with its bias", True)):
+                    ways[what] = timed(*checkout_stack(options.hstu_reference, blocks, biased=biased))
+            ways[_RESTATED] = timed(blocks, _restated(blocks))
             found += race(
                 f"HSTU, {name}",
-                {
-                    "HSTU, rows of like length together": on_the_cpu(_both_ways(blocks, tokens, ours, gradient)),
-                    "the public reference's CPU path, restated": on_the_cpu(
-                        _both_ways(blocks, tokens, theirs, gradient)
-                    ),
-                },
+                ways,
                 amount=len(tokens),
                 unit="events/s",
                 turns=options.turns,
-                notes={
-                    "the public reference's CPU path, restated": "our own words for what it computes: padded, dense "
-                    f"scores; it has no position bias, ours has; h {hidden}"
-                },
+                notes=_HSTU_NOTES | {_OURS: f"with a bias by position; h {hidden}"},
             )
     return found
 
 
-def reference_block(block: HstuBlock, tokens: Tensor, offsets: Tensor) -> Tensor:
-    """An HSTU block in the way of the public repository's PyTorch path (generative-recommenders), in our own words.
+def _through(blocks: nn.ModuleList) -> _Forward:
+    def forward(tokens: Tensor, offsets: Tensor) -> Tensor:
+        layout = Layout(offsets)
+        for block in blocks:
+            tokens = block(tokens, layout)
+        return tokens
 
-    Queries, keys and values go from flat to padded by FBGEMM, all ``S x S`` scores are made, ``SiLU(.) / n`` and the
-    causal mask applied, the weighted values go back to flat. Without the bias by position, which that path lacks.
+    return forward
 
-    Args:
-        block: its parameters are used; n is its ``max_length``.
-        tokens: flat ``[T, h]``.
-        offsets: ``[B + 1]``.
-    """
-    total, hidden = tokens.shape
-    longest = int(torch.diff(offsets).max())
-    projected = nn.functional.silu(block.project(block.norm(tokens)))
-    gate, value, query, key = projected.split(hidden, dim=1)
-    padded = [
-        torch.ops.fbgemm.jagged_to_padded_dense(flat, [offsets], [longest], 0.0)
-        .unflatten(2, (block.heads, -1))
-        .transpose(1, 2)
-        for flat in (query, key, value)
-    ]
-    scores = torch.einsum("bhxa,bhya->bhxy", padded[0], padded[1])
-    weights = nn.functional.silu(scores) / block.max_length
-    weights = weights * torch.ones(longest, longest, dtype=torch.bool).tril()
-    mixed = torch.einsum("bhxy,bhyd->bhxd", weights, padded[2])
-    attended = torch.ops.fbgemm.dense_to_jagged(mixed.transpose(1, 2).flatten(2), [offsets], total)[0]
-    result: Tensor = tokens + block.mix(block.attended_norm(attended) * gate)
-    return result
+
+def _restated(blocks: nn.ModuleList) -> _Forward:
+    def forward(tokens: Tensor, offsets: Tensor) -> Tensor:
+        for block in blocks:
+            assert isinstance(block, HstuBlock)
+            tokens = reference_block(block, tokens, offsets)
+        return tokens
+
+    return forward
 
 
 def _both_ways(

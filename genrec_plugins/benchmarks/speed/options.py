@@ -42,6 +42,7 @@ class Options:
         rows: generate so many rows; None for the real sample where it is, else 100,000 generated ones.
         data: raw Criteo rows (``.gz`` too) in place of both.
         fuxictr_python: a Python that has FuxiCTR; without it the lines of FuxiCTR are left out, and a note says so.
+        hstu_reference: a checkout of generative-recommenders; without it the lines of its own code are left out.
         turns: that count.
         notes: sentences that go below the table.
     """
@@ -50,6 +51,7 @@ class Options:
     rows: int | None = None
     data: Path | None = None
     fuxictr_python: str | None = None
+    hstu_reference: Path | None = None
     turns: int = 5
     notes: list[str] = field(default_factory=list)
 

@@ -127,6 +127,15 @@ def test_without_fuxictr_its_part_is_a_note(options: Options) -> None:
     assert any("--fuxictr-python" in note for note in options.notes)
 
 
+def test_tables_beyond_the_memory_are_left_out_with_a_note(options: Options) -> None:
+    assert step._fits(1000, options)
+    assert options.notes == []
+    assert not step._fits(10**12, options)
+    assert options.notes[0].startswith(
+        "training step against FuxiCTR: without 1,000,000,000,000 table rows, which take 448000 GB"
+    )
+
+
 def test_larger_tables_keep_the_rows(options: Options) -> None:
     prepared = step._prepared(options, 32)
     larger = step.with_table_rows(prepared, 100_000)

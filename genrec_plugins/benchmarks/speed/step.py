@@ -9,6 +9,7 @@ from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -51,11 +52,17 @@ AGAINST_FUXICTR: dict[str, dict[str, Any]] = {
 }
 #: of Criteo_x4_001, the 45.8 million rows that BARS uses: LR has 910,709 parameters there
 CRITEO_X4_ROWS = 910_708
+#: all values of the 26 categories of Criteo's Kaggle file, which the public DLRM recipes have tables for
+CRITEO_KAGGLE_ROWS = 33_762_577
 _WAYS: dict[str, dict[str, Any]] = {
     "genrec Trainer, torchrec": {},
     "genrec Trainer, torchrec, amp: bf16": {"amp": "bf16"},
     "genrec Trainer, bars": {"preset": "bars", "embedding_l2": 0.0},
 }
+#: up to so many table rows all ways run; beyond, a dense Adam's states on both sides would not fit a usual machine
+_MANY_ROWS = 10_000_000
+#: copies of the tables beyond that: FuxiCTR's weights, gradient and two moments; ours, twice while DMP takes them over
+_COPIES = 7
 _CLOCK = "seconds of the processor, one thread"
 
 
@@ -97,7 +104,7 @@ def step(
 def step_fuxictr(
     options: Options,
     interactions: Mapping[str, Mapping[str, Any]] | None = None,
-    table_rows: Sequence[int | None] = (None, CRITEO_X4_ROWS),
+    table_rows: Sequence[int | None] = (None, CRITEO_X4_ROWS, CRITEO_KAGGLE_ROWS),
     *,
     batch_size: int = BATCH_SIZE,
     steps: int = FEW_STEPS,
@@ -122,6 +129,8 @@ def step_fuxictr(
     found = []
     for name, settings in (interactions or AGAINST_FUXICTR).items():
         for wanted in table_rows:
+            if wanted is not None and not _fits(wanted, options):
+                continue
             prepared = few if wanted is None else with_table_rows(few, wanted)
             tables = {feature.name: feature.num_embeddings for feature in prepared.sparse_features}
             files = options.folder / f"{name}-tables.json", options.folder / f"{name}-model.json"
@@ -130,7 +139,7 @@ def step_fuxictr(
             script = ("fuxictr_step.py", rows, files[0], name, batch_size, EMBEDDING_DIM, files[1])
             with one_thread(), OtherPython(str(options.fuxictr_python), *script) as other:
                 ways: dict[str, Callable[[], Spent]] = {}
-                for way, train in _WAYS.items():
+                for way, train in islice(_WAYS.items(), 1 if (wanted or 0) > _MANY_ROWS else None):
                     loop = TrainerLoop(_run({"type": name, **settings}, batch_size, train), prepared)
                     ways[way] = _scaled(loop, steps / (steps - 1))
                 ways[f"FuxiCTR {other.facts['version']}"] = _turn(other)
@@ -143,6 +152,17 @@ def step_fuxictr(
                     notes=dict.fromkeys(ways, _CLOCK),
                 )
     return found
+
+
+def _fits(table_rows: int, options: Options) -> bool:
+    """Whether there is memory for tables of so many rows on both sides; a note says so if not."""
+    wanted, free = table_rows * EMBEDDING_DIM * 4 * _COPIES, psutil.virtual_memory().available
+    if wanted > free:
+        options.notes.append(
+            f"training step against FuxiCTR: without {table_rows:,} table rows, which take {wanted / 1e9:.0f} GB "
+            f"on both sides together; {free / 1e9:.0f} GB are free"
+        )
+    return wanted <= free
 
 
 def with_table_rows(prepared: Prepared, total: int) -> Prepared:

@@ -15,7 +15,8 @@ from genrec_adapters.splits import FileSplit, assigner, parse_split
 from genrec_plugins.benchmarks.cell import Cell, run_cell
 from genrec_plugins.benchmarks.plan import interaction_runs
 from genrec_plugins.benchmarks.store import keep, load_kept
-from genrec_plugins.profiling.flops import gemm_rate, mfu
+from genrec_plugins.profiling.flops import mfu
+from genrec_plugins.profiling.peaks import Peak
 from genrec_plugins.training.metrics import evaluate_predictions
 from genrec_plugins.training.reporter import Quiet, Reporter
 from genrec_plugins.training.run import prepare_run, prepared_directory
@@ -101,7 +102,8 @@ def run_bench(
     prepared = prepare_run(first, prepared_dir or out / "prepared", reporter=reporter)
     cells: list[Cell] = []
     device = pick_device(first.config.train.device)
-    peak = gemm_rate(device)
+    bf16 = device.type == "cuda" or first.config.train.amp == "bf16"
+    peak = Peak(device, "bf16" if bf16 else "fp32").look()
     for seed in seeds:
         for label, run in plans[seed].items():
             path = out / "cells" / f"{label.replace('/', '--')}-seed{seed}.json"
@@ -112,7 +114,7 @@ def run_bench(
                 cost = next((known.cost for known in cells if known.label == label), None)
                 cell = run_cell(label, run.config, prepared, run.registry, reporter, cost)
                 keep(path, identity, cell.as_dict())
-                peak = max(peak, gemm_rate(device))  # a shared machine's best moment is its peak
+                peak.look()  # a shared machine's best moment is its peak
             cells.append(cell)
     protocol = {
         "dataset": first.config.dataset.model_dump(mode="json", exclude_none=True),
@@ -125,9 +127,9 @@ def run_bench(
         "settings": {label: dict(tuned.get(label, {})) for label in interactions},
         "sources": [{"path": s.path, "sha256": s.sha256} for s in prepared.manifest.sources],
     }
-    rows = [_summarise([cell for cell in cells if cell.label == label], peak) for label in interactions]
+    rows = [_summarise([cell for cell in cells if cell.label == label], peak.flops) for label in interactions]
     rows.sort(key=lambda row: -row.auc)
-    return BenchResult(protocol=protocol, rows=rows, cells=cells, peak=peak, bayes=bayes_on_test(prepared))
+    return BenchResult(protocol=protocol, rows=rows, cells=cells, peak=peak.flops, bayes=bayes_on_test(prepared))
 
 
 def bayes_on_test(prepared: Prepared) -> dict[str, float] | None:

@@ -4,7 +4,8 @@ import torch
 from torch import nn
 
 from genrec_plugins.lum.batches import SequenceBatch
-from genrec_plugins.profiling.flops import flop_counter, gemm_rate
+from genrec_plugins.profiling.flops import flop_counter
+from genrec_plugins.profiling.peaks import Peak
 
 
 def loss_flops(model: nn.Module, batch: SequenceBatch) -> int:
@@ -28,12 +29,14 @@ class Utilisation:
     Args:
         peak: FLOP/s of the device; measured when first asked for if None.
         device: where the model is.
+        dtype: ``fp32``, or ``bf16`` under autocast; see :class:`~genrec_plugins.profiling.peaks.Peak`.
         samples: batches whose FLOPs are counted, and taken as typical of all.
     """
 
-    def __init__(self, peak: float | None, device: torch.device, samples: int = 3) -> None:
+    def __init__(self, peak: float | None, device: torch.device, dtype: str = "fp32", samples: int = 3) -> None:
         self.peak = peak
         self.device = device
+        self.dtype = dtype
         self.samples = samples
         self._flops = 0
         self._events = 0
@@ -55,5 +58,5 @@ class Utilisation:
         if self.peak is None:
             # its matrices are random: a resumed run, which measures at another moment, must not draw otherwise
             with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-                self.peak = gemm_rate(self.device, seconds=0.3)
+                self.peak = Peak(self.device, "bf16" if self.device.type == "cuda" else self.dtype).look().flops
         return self.flops_per_event * events_per_second / self.peak

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from genrec_plugins.cli import main
+from genrec_plugins.profiling import peaks
 from genrec_plugins.profiling.asked import asked_for
 from genrec_plugins.profiling.flops import flop_counter, launched_operators
 from genrec_plugins.profiling.measure import Profile, measure
@@ -109,6 +110,14 @@ def test_operators_within_operators_are_not_counted_again() -> None:
     forward = launched_operators(lambda: torch.nn.functional.linear(weight, weight).sum())
     both = launched_operators(lambda: torch.nn.functional.linear(weight, weight).sum().backward())
     assert (forward, both > forward) == (2, True)
+
+
+def test_bf16_on_a_cpu_is_held_against_the_better_of_both_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = {torch.float32: 2.0, torch.bfloat16: 3.0}
+    monkeypatch.setattr(peaks, "gemm_rate", lambda device, *, dtype, **_: rates[dtype])
+    assert (Peak("cpu", "fp32").look().flops, Peak("cpu", "bf16").look().flops) == (2.0, 3.0)
+    rates[torch.bfloat16] = 1.0
+    assert Peak("cpu", "bf16").look().flops == 2.0
 
 
 @pytest.mark.parametrize("kind", ["interaction", "encoder"])

@@ -8,11 +8,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, create_model, model_validator
+from pydantic import BaseModel, Field, NonNegativeFloat, create_model, model_validator
 
 from genrec_adapters.splits import SplitConfig
 from genrec_plugins.training.settings import TorchRecTraining, TrainConfig
 from genrec_registry import Config, ConfigError, Registry, config_union, default_registry, explain, read_yaml
+from genrec_registry.sizes import Seed, Sizes, Width
 from genrec_registry.yaml_source import YamlSource, parse_yaml
 
 
@@ -31,22 +32,20 @@ class ModelConfig(Config):
     The fields ``interaction`` and ``encoder`` are added from the registry by :func:`run_config_model`.
     """
 
-    embedding_dim: PositiveInt = Field(16, description="D, width of every table")
+    embedding_dim: Width = Field(16, description="D, width of every table")
     embedding_init_std: NonNegativeFloat | None = Field(
         None, description="tables begin at N(0, std); null: TorchRec's uniform(-1/sqrt(rows), 1/sqrt(rows))"
     )
     dense: Literal["tokens", "mlp"] = Field(
         "tokens", description="tokens: one token a dense field; mlp: stock DLRM, one token for all dense fields"
     )
-    dense_arch: tuple[PositiveInt, ...] = Field((400,), description="hidden layers of the dense arch ('mlp' only)")
-    over_arch: tuple[PositiveInt, ...] = Field(
-        (400, 400), min_length=1, description="hidden layers over the interaction"
-    )
+    dense_arch: Sizes = Field((400,), description="hidden layers of the dense arch ('mlp' only)")
+    over_arch: Sizes = Field((400, 400), min_length=1, description="hidden layers over the interaction")
     dropout: float = Field(0.0, ge=0, lt=1, description="after each hidden layer of the over arch")
-    encoder_dim: PositiveInt | None = Field(
+    encoder_dim: Width | None = Field(
         None, description="width of the encoder's user tokens, mapped to the tables' width where it differs; null: D"
     )
-    encoder_feature_dim: PositiveInt | None = Field(
+    encoder_feature_dim: Width | None = Field(
         None, description="E, width of the tables that the encoder reads; null: encoder_dim"
     )
     interaction: Any
@@ -62,7 +61,7 @@ class ModelConfig(Config):
 class RunConfig(Config):
     """One run. The plugin-typed fields are filled in by :func:`run_config_model`."""
 
-    seed: NonNegativeInt = Field(1, description="seed of weights and of the order of rows")
+    seed: Seed = Field(1, description="seed of weights and of the order of rows")
     plugins: PluginsConfig = Field(default_factory=PluginsConfig)
     dataset: Any
     split: SplitConfig | None = Field(

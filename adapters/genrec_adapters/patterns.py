@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from itertools import product
+from math import prod
 
 from genrec_registry.errors import ConfigError, did_you_mean
 
@@ -40,15 +41,23 @@ def expand(pattern: str) -> list[str]:
     if any(brace in part for part in parts for brace in "{}"):
         raise ConfigError(f"pattern '{pattern}' has an unmatched brace; write it like 'C{{1..26}}' or '{{a,b}}_id'")
     choices = [[part] if index % 2 == 0 else _group(part, pattern) for index, part in enumerate(parts)]
+    names = prod(map(len, choices))
+    if names > _MOST:
+        raise ConfigError(
+            f"pattern '{_short(pattern)}' stands for {names} names, a huge number, expected at most {_MOST}; narrow it"
+        )
     return ["".join(choice) for choice in product(*choices)]
 
 
 def _group(body: str, pattern: str) -> list[str]:
     found = _RANGE.fullmatch(body)
     if found:
-        first, last = int(found[1]), int(found[2])
-        if first > last or last - first >= _MOST:
-            raise ConfigError(f"pattern '{pattern}': range {{{body}}} is empty or huge; write the lower bound first")
+        first, last = (int(end) if len(end) < 20 else -1 for end in found.groups())
+        if first < 0 or first > last or last - first >= _MOST:
+            raise ConfigError(
+                f"pattern '{_short(pattern)}': range {{{_short(body)}}} is empty or huge; write the lower bound first, "
+                f"and at most {_MOST} numbers"
+            )
         return [str(number) for number in range(first, last + 1)]
     names = [name.strip() for name in body.split(",")]
     if not all(names):
@@ -56,6 +65,10 @@ def _group(body: str, pattern: str) -> list[str]:
             f"pattern '{pattern}': group {{{body}}} has an empty choice; write it like {{a,b}} or {{1..9}}"
         )
     return names
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def select(patterns: Iterable[str], columns: Sequence[str], *, where: str) -> list[str]:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from genrec_registry import Config
+from genrec_registry.sizes import Layers, Ratio, Sizes, Width
 
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 Attention = Literal["bucketed", "packed", "padded"]
@@ -25,13 +26,13 @@ class LumConfig(Config):
         2
     """
 
-    hidden: PositiveInt = Field(64, description="h, width of a token")
-    num_layers: PositiveInt = Field(2, description="transformer blocks")
-    num_heads: PositiveInt = Field(2, description="attention heads; must divide hidden")
-    ffn_ratio: PositiveFloat = Field(8 / 3, description="hidden width of the SwiGLU network, in h")
+    hidden: Width = Field(64, description="h, width of a token")
+    num_layers: Layers = Field(2, description="transformer blocks")
+    num_heads: Width = Field(2, description="attention heads; must divide hidden")
+    ffn_ratio: Ratio = Field(8 / 3, description="hidden width of the SwiGLU network, in h")
     positions: Literal["rope", "learned"] = Field("rope", description="rotary, or one learned vector a position")
     dropout: Rate = Field(0.0, description="on tokens and on both branches of a block")
-    num_queries: PositiveInt = Field(1, description="N, learned queries, each of which gives one user token")
+    num_queries: Width = Field(1, description="N, learned queries, each of which gives one user token")
     attention: Attention = Field("bucketed", description=ATTENTION)
 
     @model_validator(mode="after")
@@ -45,9 +46,9 @@ class LumConfig(Config):
 class HstuConfig(Config):
     """Hierarchical Sequential Transduction Units (arXiv 2402.17152)."""
 
-    hidden: PositiveInt | None = Field(None, description="h, width of a token; null: D, items as they are looked up")
-    num_layers: PositiveInt = Field(2, description="blocks")
-    num_heads: PositiveInt = Field(2, description="attention heads; must divide the width")
+    hidden: Width | None = Field(None, description="h, width of a token; null: D, items as they are looked up")
+    num_layers: Layers = Field(2, description="blocks")
+    num_heads: Width = Field(2, description="attention heads; must divide the width")
     dropout: Rate = Field(0.2, description="on tokens and on what each block's gate lets through")
     attention: Attention = Field("bucketed", description=ATTENTION)
 
@@ -55,9 +56,9 @@ class HstuConfig(Config):
 class SasRecConfig(Config):
     """Self-attentive sequential recommendation (arXiv 1808.09781)."""
 
-    hidden: PositiveInt | None = Field(None, description="h, width of a token; null: D, items as they are looked up")
-    num_layers: PositiveInt = Field(2, description="blocks")
-    num_heads: PositiveInt = Field(1, description="attention heads; must divide the width")
+    hidden: Width | None = Field(None, description="h, width of a token; null: D, items as they are looked up")
+    num_layers: Layers = Field(2, description="blocks")
+    num_heads: Width = Field(1, description="attention heads; must divide the width")
     dropout: Rate = Field(0.2, description="on tokens, branches and attention weights")
     attention: Attention = Field("bucketed", description=ATTENTION)
 
@@ -69,6 +70,6 @@ class MeanPoolConfig(Config):
 class DinConfig(Config):
     """Deep Interest Network (arXiv 1706.06978)."""
 
-    hidden_sizes: tuple[PositiveInt, ...] = Field(
+    hidden_sizes: Sizes = Field(
         (64, 16), description="hidden layers of the network that weighs an event against the target"
     )

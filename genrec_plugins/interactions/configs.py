@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 
 from genrec_registry import Config
+from genrec_registry.sizes import Layers, Ratio, Sizes, Width
 
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
-Sizes = tuple[PositiveInt, ...]
 
 
 class DotConfig(Config):
@@ -26,8 +26,8 @@ class MlpConfig(Config):
 class DcnConfig(Config):
     """DCNv2's cross network."""
 
-    num_layers: PositiveInt = Field(default=3, description="cross layers")
-    low_rank_dim: PositiveInt | Literal["full"] | None = Field(
+    num_layers: Layers = Field(default=3, description="cross layers")
+    low_rank_dim: Width | Literal["full"] | None = Field(
         default=64, description="rank of each layer's matrix; 'full' (or null) for one square matrix a layer"
     )
 
@@ -36,16 +36,16 @@ class ProjectionConfig(Config):
     """DLRM's projected interaction: two MLP branches and the product of what they make."""
 
     hidden_sizes: Sizes = Field(default=(128,), description="hidden layers of each branch")
-    branch1_features: PositiveInt = Field(default=16, description="F1: vectors of width D that branch 1 makes")
-    branch2_features: PositiveInt = Field(default=16, description="F2: vectors of width D that branch 2 makes")
+    branch1_features: Width = Field(default=16, description="F1: vectors of width D that branch 1 makes")
+    branch2_features: Width = Field(default=16, description="F2: vectors of width D that branch 2 makes")
 
 
 class TransformerConfig(Config):
     """A pre-norm transformer encoder over one row's tokens."""
 
-    num_layers: PositiveInt = Field(default=2, description="encoder layers")
-    num_heads: PositiveInt = Field(default=2, description="attention heads; must divide the embedding width")
-    ffn_width: PositiveInt = Field(default=64, description="hidden width of the feed-forward network")
+    num_layers: Layers = Field(default=2, description="encoder layers")
+    num_heads: Width = Field(default=2, description="attention heads; must divide the embedding width")
+    ffn_width: Width = Field(default=64, description="hidden width of the feed-forward network")
     dropout: Rate = Field(default=0.0, description="dropout on both residual branches")
     readout: Literal["flatten", "mean"] = Field(default="flatten", description="how T tokens become one vector")
 
@@ -53,9 +53,9 @@ class TransformerConfig(Config):
 class AutoIntConfig(Config):
     """AutoInt's self-attention layers."""
 
-    num_layers: PositiveInt = Field(default=3, description="interacting layers")
-    num_heads: PositiveInt = Field(default=2, description="attention heads")
-    attention_dim: PositiveInt = Field(default=32, description="d', the width of one head; tokens become d' x heads")
+    num_layers: Layers = Field(default=3, description="interacting layers")
+    num_heads: Width = Field(default=2, description="attention heads")
+    attention_dim: Width = Field(default=32, description="d', the width of one head; tokens become d' x heads")
     residual: bool = Field(default=True, description="add W_res e before the ReLU (equation 8)")
 
 
@@ -80,7 +80,7 @@ class FmfmConfig(FmConfig):
 class FfmConfig(Config):
     """Field-aware factorization machine; tables have width T x pair_dim."""
 
-    pair_dim: PositiveInt = Field(default=4, description="width of a token's embedding toward one other token")
+    pair_dim: Width = Field(default=4, description="width of a token's embedding toward one other token")
 
 
 class OnnConfig(FfmConfig):
@@ -92,11 +92,11 @@ class FinalMlpConfig(Config):
 
     stream1_sizes: Sizes = Field(default=(256, 128), min_length=1, description="layers of stream 1")
     stream2_sizes: Sizes = Field(default=(256, 128), min_length=1, description="layers of stream 2")
-    num_heads: PositiveInt = Field(default=8, description="heads of the fusion; must divide both streams' last width")
+    num_heads: Width = Field(default=8, description="heads of the fusion; must divide both streams' last width")
     feature_gating: bool = Field(
         default=True, description="gate each stream's input (stream-specific feature selection)"
     )
-    gate_hidden: PositiveInt = Field(default=64, description="hidden width of each gate")
+    gate_hidden: Width = Field(default=64, description="hidden width of each gate")
     gate1_tokens: tuple[str, ...] = Field(
         default=(), description="names of the tokens that steer stream 1's gate; a learned vector if empty"
     )
@@ -117,9 +117,9 @@ class MaskNetConfig(Config):
     """MaskNet: blocks guided by a mask computed from the embeddings."""
 
     mode: Literal["parallel", "serial"] = Field(default="parallel", description="blocks side by side, or in a chain")
-    num_blocks: PositiveInt = Field(default=3, description="mask blocks")
-    block_width: PositiveInt = Field(default=64, description="output width of one block")
-    reduction_ratio: PositiveFloat = Field(
+    num_blocks: Layers = Field(default=3, description="mask blocks")
+    block_width: Width = Field(default=64, description="output width of one block")
+    reduction_ratio: Ratio = Field(
         default=1.0, description="hidden width of a mask's generator, as a multiple of its input width T x D"
     )
     dropout: Rate = Field(default=0.0, description="dropout on each block's output")
@@ -128,20 +128,20 @@ class MaskNetConfig(Config):
 class WukongConfig(Config):
     """Wukong: stacked factorization machines."""
 
-    num_layers: PositiveInt = Field(default=3, description="Wukong layers")
-    fmb_tokens: PositiveInt = Field(default=8, description="n_F: tokens that the factorization machine block makes")
-    lcb_tokens: PositiveInt = Field(default=8, description="n_L: tokens that the linear compression block makes")
-    rank: PositiveInt = Field(default=8, description="k: columns of the projection Y in X X^T Y")
+    num_layers: Layers = Field(default=3, description="Wukong layers")
+    fmb_tokens: Width = Field(default=8, description="n_F: tokens that the factorization machine block makes")
+    lcb_tokens: Width = Field(default=8, description="n_L: tokens that the linear compression block makes")
+    rank: Width = Field(default=8, description="k: columns of the projection Y in X X^T Y")
     fmb_hidden_sizes: Sizes = Field(default=(128,), description="hidden layers of the block's MLP")
 
 
 class RankMixerConfig(Config):
     """RankMixer: parameter-free token mixing and one feed-forward network for each token."""
 
-    num_layers: PositiveInt = Field(default=2, description="RankMixer blocks")
-    num_tokens: PositiveInt = Field(default=8, description="mixer tokens, and heads of the mixing")
-    width: PositiveInt = Field(default=64, description="width of a mixer token; a multiple of num_tokens")
-    ffn_multiplier: PositiveInt = Field(default=2, description="hidden width of a feed-forward network, in widths")
+    num_layers: Layers = Field(default=2, description="RankMixer blocks")
+    num_tokens: Width = Field(default=8, description="mixer tokens, and heads of the mixing")
+    width: Width = Field(default=64, description="width of a mixer token; a multiple of num_tokens")
+    ffn_multiplier: Width = Field(default=2, description="hidden width of a feed-forward network, in widths")
     dropout: Rate = Field(default=0.0, description="dropout on each feed-forward network's output")
     readout: Literal["mean", "flatten"] = Field(default="mean", description="how the tokens become one vector")
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from genrec_registry import Config
+from genrec_registry.sizes import Layers, Ratio, Width
 
 
 class FatConfig(Config):
@@ -26,12 +27,12 @@ class FatConfig(Config):
         description="full: one free matrix a field; hyper: composed from shared bases (paper 3.4); "
         "shared: one matrix for all fields, a plain transformer",
     )
-    num_layers: PositiveInt = Field(1, description="L, blocks")
-    width: PositiveInt | None = Field(
+    num_layers: Layers = Field(1, description="L, blocks")
+    width: Width | None = Field(
         None, description="d, token width; embeddings of another width get a linear map of their own field; null: D"
     )
-    num_heads: PositiveInt = Field(4, description="H, heads; must divide the width")
-    ffn_ratio: float = Field(2.0, gt=0, description="d_ff / d")
+    num_heads: Width = Field(4, description="H, heads; must divide the width")
+    ffn_ratio: Ratio = Field(2.0, description="d_ff / d")
     modulation: Literal["paper", "one-plus", "none"] = Field(
         "one-plus",
         description="the F x F table w that multiplies the scores: drawn from N(0, 0.01) (paper), "
@@ -53,9 +54,9 @@ class FatConfig(Config):
     )
     final_norm: bool = Field(False, description="LayerNorm before the readout")
     dropout: float = Field(0.0, ge=0, lt=1, description="on attention's and the FFN's outputs")
-    num_bases: PositiveInt = Field(64, description="M, base matrices of a parameter kind (mode hyper)")
-    meta_dim: PositiveInt = Field(64, description="k, width of a field's meta-embedding (mode hyper)")
-    top_k: PositiveInt = Field(3, description="K, bases a field's matrix is composed of (mode hyper)")
+    num_bases: Width = Field(64, description="M, base matrices of a parameter kind (mode hyper)")
+    meta_dim: Width = Field(64, description="k, width of a field's meta-embedding (mode hyper)")
+    top_k: Width = Field(3, description="K, bases a field's matrix is composed of (mode hyper)")
 
     @model_validator(mode="after")
     def _consistent(self) -> FatConfig:

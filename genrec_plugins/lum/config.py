@@ -14,15 +14,14 @@ from pydantic import (
     BaseModel,
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
-    PositiveInt,
     create_model,
     model_validator,
 )
 
 from genrec_plugins.config import PluginsConfig, apply_overrides, registry_of
 from genrec_registry import Config, ConfigError, Registry, config_union, default_registry, explain, read_yaml
+from genrec_registry.sizes import MAX_IDS, Count, CountOrNone, Layers, Length, Seed, Threads, Width
 from genrec_registry.yaml_source import YamlSource, parse_yaml
 
 
@@ -64,14 +63,16 @@ class ItemsConfig(Config):
     codes: str | None = Field(
         None, description="semantic IDs, which become the features sid_1..sid_L: a tokenizer's folder or an index file"
     )
-    min_count: PositiveInt = Field(1, description="leave out events of items with fewer events than this")
+    min_count: Count = Field(1, description="leave out events of items with fewer events than this")
 
 
 class Negatives(Config):
     """What the true item is told apart from."""
 
     in_batch: bool = Field(True, description="the items of the batch, each once")
-    sampled: NonNegativeInt = Field(512, description="further items drawn for each batch and shared by its events")
+    sampled: int = Field(
+        512, ge=0, le=1_000_000, description="further items drawn for each batch and shared by its events"
+    )
     sampling: Literal["uniform", "popularity"] = Field(
         "uniform", description="probability of a drawn item: the same for all, or its share of the training events"
     )
@@ -121,16 +122,18 @@ class SemanticIdObjective(Config):
 
     type: Literal["semantic-id"] = "semantic-id"
     codes: str = Field(description="semantic IDs: a tokenizer's folder or an index file")
-    hidden: PositiveInt = Field(128, description="width h of the transformer")
-    layers: PositiveInt = Field(4, description="blocks")
-    heads: PositiveInt = Field(4, description="attention heads")
+    hidden: Width = Field(128, description="width h of the transformer")
+    layers: Layers = Field(4, description="blocks")
+    heads: Width = Field(4, description="attention heads")
     dropout: float = Field(0.1, ge=0, lt=1, description="in the blocks and on the tokens")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the cross-entropy")
     tied: bool = Field(False, description="a level's head is its token table")
-    user_buckets: NonNegativeInt = Field(0, description="rows of the table of hashed user tokens; 0: no user token")
+    user_buckets: int = Field(
+        0, ge=0, le=MAX_IDS, description="rows of the table of hashed user tokens; 0: no user token"
+    )
     last_only: bool = Field(False, description="loss on the last item of each history only")
     event_dropout: float = Field(0.0, ge=0, lt=1, description="share of history items hidden in training")
-    beam_width: PositiveInt = Field(30, description="prefixes kept in generation")
+    beam_width: Width = Field(30, description="prefixes kept in generation")
     knowledge: NonNegativeFloat = Field(
         0.0,
         description="weight of a second loss, InfoNCE over the whole catalogue at the condition tokens, with which the "
@@ -168,22 +171,22 @@ class EvaluationConfig(Config):
         "own",
         description="under which the target is asked for: its own, or fixed values as {action: like}; others unknown",
     )
-    max_valid: NonNegativeInt = Field(
+    max_valid: CountOrNone = Field(
         0, description="validation questions while training, evenly over all; 0: all of them"
     )
-    batch_events: PositiveInt = Field(32768, description="history events a forward")
+    batch_events: Count = Field(32768, description="history events a forward")
 
 
 class LumTraining(Config):
     """How a pre-training run is trained: AdamW, warm-up, cosine, early stop."""
 
-    epochs: PositiveInt = Field(50, description="passes over the training events at most")
-    max_events: PositiveInt = Field(4096, description="events a batch; users are packed until it is full")
+    epochs: Count = Field(50, description="passes over the training events at most")
+    max_events: Count = Field(4096, description="events a batch; users are packed until it is full")
     lr: PositiveFloat = Field(1e-3, description="AdamW's learning rate")
     table_lr: PositiveFloat | None = Field(None, description="learning rate of the embedding tables; null: lr")
     weight_decay: NonNegativeFloat = Field(0.01, description="AdamW's decay of matrices outside the tables")
     table_weight_decay: NonNegativeFloat = Field(0.0, description="AdamW's decay of the embedding tables")
-    warmup_steps: NonNegativeInt = Field(100, description="steps over which the learning rate rises from zero")
+    warmup_steps: CountOrNone = Field(100, description="steps over which the learning rate rises from zero")
     lr_schedule: Literal["constant", "linear", "cosine"] = Field("cosine", description="how the rate falls to zero")
     clip_grad_norm: NonNegativeFloat = Field(5.0, description="largest gradient norm; 0: no clipping")
     event_dropout: float = Field(
@@ -192,16 +195,16 @@ class LumTraining(Config):
     windows: Literal["last", "all"] = Field(
         "all", description="of users longer than max_length: their last events, or all, cut into windows"
     )
-    early_stop_patience: NonNegativeInt = Field(
+    early_stop_patience: CountOrNone = Field(
         5, description="stop after this many evaluations without a better NDCG@10 on valid; 0: never"
     )
-    evaluate_every: PositiveInt = Field(1, description="epochs between evaluations on valid")
-    checkpoint_every: NonNegativeInt = Field(0, description="steps between checkpoints inside an epoch; 0: epoch ends")
-    keep_checkpoints: PositiveInt = Field(2, description="checkpoints kept, newest first")
-    log_every: PositiveInt = Field(20, description="steps between TensorBoard points")
+    evaluate_every: Count = Field(1, description="epochs between evaluations on valid")
+    checkpoint_every: CountOrNone = Field(0, description="steps between checkpoints inside an epoch; 0: epoch ends")
+    keep_checkpoints: Count = Field(2, description="checkpoints kept, newest first")
+    log_every: Count = Field(20, description="steps between TensorBoard points")
     device: str = Field("auto", description="auto, cpu or cuda")
     amp: Literal["none", "bf16"] = Field("none", description="autocast; bf16 pays on GPUs only")
-    threads: NonNegativeInt = Field(0, description="CPU threads of torch; 0: torch's default")
+    threads: Threads = Field(0, description="CPU threads of torch; 0: torch's default")
     peak_flops: PositiveFloat | None = Field(
         None, description="FLOP/s that MFU is measured against; null: the GEMM rate measured at the start"
     )
@@ -210,7 +213,7 @@ class LumTraining(Config):
 class LumConfig(Config):
     """One pre-training run. ``dataset`` and ``encoder`` are filled in by :func:`lum_config_model`."""
 
-    seed: NonNegativeInt = Field(1, description="seed of weights, of the order of users, and of negatives")
+    seed: Seed = Field(1, description="seed of weights, of the order of users, and of negatives")
     plugins: PluginsConfig = Field(default_factory=PluginsConfig)
     dataset: Any
     split: LumSplit = LeaveOneOutSplit()
@@ -219,10 +222,10 @@ class LumConfig(Config):
         None, description="columns of the events that are condition tokens; null: all that the dataset names"
     )
     encoder: Any = None
-    embedding_dim: PositiveInt = Field(64, description="D, width of states and item vectors")
-    feature_dim: PositiveInt | None = Field(None, description="E, width of every table; null: embedding_dim")
+    embedding_dim: Width = Field(64, description="D, width of states and item vectors")
+    feature_dim: Width | None = Field(None, description="E, width of every table; null: embedding_dim")
     table_init_std: PositiveFloat = Field(0.02, description="tables begin at N(0, std)")
-    max_length: PositiveInt = Field(256, description="events of the longest history a state sees")
+    max_length: Length = Field(256, description="events of the longest history a state sees")
     objective: Objective = InfoNCEObjective()
     evaluation: EvaluationConfig = EvaluationConfig()
     train: LumTraining = LumTraining()

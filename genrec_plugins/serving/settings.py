@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from genrec_registry import Config
 
+_ROWS, _OPEN = 100_000_000, 1_000_000  # bounds that nobody meets: see genrec_registry.sizes
+
 
 class ServeSettings(Config):
     """How a model is served.
@@ -18,20 +20,25 @@ class ServeSettings(Config):
         2.0
     """
 
-    max_body_bytes: int = Field(default=8 * 2**20, ge=1, description="longest request body; a longer one gets 413")
-    max_request_rows: int = Field(default=4096, ge=1, description="rows of one request; more get 422")
+    max_body_bytes: int = Field(
+        default=8 * 2**20, ge=1, le=2**40, description="longest request body; a longer one gets 413"
+    )
+    max_request_rows: int = Field(default=4096, ge=1, le=_ROWS, description="rows of one request; more get 422")
     batch_rows: int = Field(
-        default=512, ge=1, description="rows that requests are gathered to, to be scored together; 1 turns it off"
+        default=512,
+        ge=1,
+        le=_ROWS,
+        description="rows that requests are gathered to, to be scored together; 1 turns it off",
     )
     batch_wait_ms: float = Field(
         default=2.0, ge=0, description="longest time that a request waits for others which are already being read"
     )
-    queue_rows: int = Field(default=8192, ge=1, description="rows that may wait; beyond it, requests get 503")
-    max_requests: int = Field(default=256, ge=1, description="requests in the house at once; beyond it, 503")
+    queue_rows: int = Field(default=8192, ge=1, le=_ROWS, description="rows that may wait; beyond it, requests get 503")
+    max_requests: int = Field(default=256, ge=1, le=_OPEN, description="requests in the house at once; beyond it, 503")
     max_pending_bytes: int = Field(
-        default=64 * 2**20, ge=1, description="bytes of all bodies in the house at once; beyond it, 503"
+        default=64 * 2**20, ge=1, le=2**40, description="bytes of all bodies in the house at once; beyond it, 503"
     )
-    max_connections: int = Field(default=4096, ge=1, description="open connections; beyond it, 503")
+    max_connections: int = Field(default=4096, ge=1, le=_OPEN, description="open connections; beyond it, 503")
     deadline_seconds: float = Field(
         default=5.0, gt=0, description="a request is answered within it: 408 if its body did not come, 504 otherwise"
     )
@@ -47,7 +54,7 @@ class ServeSettings(Config):
         "'lmdb:FOLDER' (built there), 'memory' (the whole Parquet store), or redis://HOST:PORT/DB, which "
         "'genrec knowledge load' fills",
     )
-    threads: int = Field(default=1, ge=1, description="threads of the model's operators")
+    threads: int = Field(default=1, ge=1, le=4096, description="threads of the model's operators")
 
     @model_validator(mode="after")
     def _known_way(self) -> Self:

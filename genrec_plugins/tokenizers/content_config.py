@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
 from genrec_registry import Config
+from genrec_registry.sizes import Count, Length, Rows, Width
 
 Empty = Literal["error", "zeros"]
 _SEED = Field(default=0, ge=0, lt=2**31, description="of the random start of the SVD")
@@ -34,10 +35,10 @@ class TfidfSource(TextSource):
     """Hashed words and categories, weighted by TF-IDF, to few dimensions by a truncated SVD."""
 
     type: Literal["tfidf"] = "tfidf"
-    dim: PositiveInt = Field(default=128, description="dimensions; fewer where items or words are")
-    words: PositiveInt = Field(default=2, le=5, description="count runs of 1 to this many words")
-    num_buckets: PositiveInt = Field(default=2**18, le=2**30, description="words are hashed into this many buckets")
-    min_items: PositiveInt = Field(default=2, description="leave out words that stand in fewer items")
+    dim: Width = Field(default=128, description="dimensions; fewer where items or words are")
+    words: int = Field(default=2, ge=1, le=5, description="count runs of 1 to this many words")
+    num_buckets: Rows = Field(default=2**18, le=2**30, description="words are hashed into this many buckets")
+    min_items: Count = Field(default=2, description="leave out words that stand in fewer items")
     seed: int = _SEED
 
 
@@ -45,8 +46,8 @@ class SentenceEncoderSource(TextSource):
     """A small sentence encoder (all-MiniLM-L6-v2, 384 dimensions) that comes with the extra [text], without network."""
 
     type: Literal["sentence-encoder"] = "sentence-encoder"
-    max_tokens: PositiveInt = Field(default=128, le=512, description="word pieces read of an item; the rest is cut off")
-    batch_size: PositiveInt = Field(default=32, description="items a forward")
+    max_tokens: int = Field(default=128, ge=1, le=512, description="word pieces read of an item; the rest is cut off")
+    batch_size: Count = Field(default=32, description="items a forward")
 
 
 class CoOccurrenceSource(Source):
@@ -58,8 +59,8 @@ class CoOccurrenceSource(Source):
     """
 
     type: Literal["co-occurrence"] = "co-occurrence"
-    dim: PositiveInt = Field(default=64, description="dimensions; fewer where items are")
-    window: PositiveInt = Field(default=5, description="two events of a user count if they are at most this far apart")
+    dim: Width = Field(default=64, description="dimensions; fewer where items are")
+    window: Length = Field(default=5, description="two events of a user count if they are at most this far apart")
     smoothing: float = Field(default=0.75, gt=0, le=1, description="exponent of the context items' counts")
     shift: PositiveFloat = Field(default=1.0, description="log(shift) is subtracted from the mutual information")
     empty: Empty = Field(

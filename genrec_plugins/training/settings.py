@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from genrec_registry import Config
+from genrec_registry.sizes import Count, CountOrNone, Threads, Width
 
 
 class WarmStart(Config):
@@ -23,15 +24,15 @@ TrackerName = Literal["mlflow", "wandb"]
 class _Training(Config):
     """What both presets share."""
 
-    batch_size: PositiveInt = Field(4096, description="B, rows a step, of all processes together")
-    eval_batch_size: PositiveInt = Field(16384, description="rows a forward in evaluation, of all processes together")
-    early_stop_patience: NonNegativeInt = Field(
+    batch_size: Count = Field(4096, description="B, rows a step, of all processes together")
+    eval_batch_size: Count = Field(16384, description="rows a forward in evaluation, of all processes together")
+    early_stop_patience: CountOrNone = Field(
         0, description="stop after this many evaluations without a better monitor; 0: never"
     )
     monitor: Literal["auc", "logloss"] = Field("auc", description="validation metric that picks the best weights")
-    checkpoint_every: NonNegativeInt = Field(0, description="steps between checkpoints inside an epoch; 0: epoch ends")
-    keep_checkpoints: PositiveInt = Field(2, description="checkpoints kept, newest first")
-    log_every: PositiveInt = Field(20, description="steps between points in TensorBoard and the other trackers")
+    checkpoint_every: CountOrNone = Field(0, description="steps between checkpoints inside an epoch; 0: epoch ends")
+    keep_checkpoints: Count = Field(2, description="checkpoints kept, newest first")
+    log_every: Count = Field(20, description="steps between points in TensorBoard and the other trackers")
     trackers: tuple[TrackerName, ...] = Field(
         (), description="told of the run beside TensorBoard; set up by their own environment variables"
     )
@@ -44,7 +45,7 @@ class _Training(Config):
     compile: bool = Field(
         False, description="make the interaction's kernels by torch.compile: its first steps take up to minutes"
     )
-    threads: NonNegativeInt = Field(0, description="CPU threads of torch; 0: torch's default")
+    threads: Threads = Field(0, description="CPU threads of torch; 0: torch's default")
     warm_start: WarmStart | None = Field(None, description="pre-trained weights that model.encoder begins at")
 
 
@@ -62,7 +63,7 @@ class TableSharding(Config):
     kernel: Literal["fused", "fused_uvm", "fused_uvm_caching"] = Field(
         "fused", description="where a table lies that is not data_parallel; uvm: in host memory, read by the GPU"
     )
-    columns: PositiveInt | None = Field(None, description="width of the pieces of a column_wise table; null: 128")
+    columns: Width | None = Field(None, description="width of the pieces of a column_wise table; null: 128")
 
     @model_validator(mode="after")
     def _columns_fit_the_kernels(self) -> Self:
@@ -98,7 +99,7 @@ class TorchRecTraining(_Training):
     """TorchRec's way: tables are updated in the backward by a fused row-wise Adagrad, the rest by Adam(W)."""
 
     preset: Literal["torchrec"] = "torchrec"
-    epochs: PositiveInt = Field(1, description="passes over the training rows")
+    epochs: Count = Field(1, description="passes over the training rows")
     embedding_optimizer: Literal["rowwise-adagrad", "adagrad", "sgd"] = Field(
         "rowwise-adagrad", description="the fused optimizer of the tables"
     )
@@ -115,7 +116,7 @@ class TorchRecTraining(_Training):
     lr_schedule: Literal["constant", "linear", "cosine"] = Field(
         "constant", description="how both learning rates fall to zero over the run"
     )
-    warmup_steps: NonNegativeInt = Field(0, description="steps over which both learning rates rise from zero")
+    warmup_steps: CountOrNone = Field(0, description="steps over which both learning rates rise from zero")
     sharding: ShardingConfig = Field(default_factory=ShardingConfig, description="how tables lie over the processes")
 
     @model_validator(mode="after")
@@ -134,8 +135,8 @@ class BarsTraining(_Training):
     """
 
     preset: Literal["bars"] = "bars"
-    epochs: PositiveInt = Field(100, description="passes at most; the plateau rule stops earlier")
-    early_stop_patience: NonNegativeInt = Field(2, description="evaluations without a better monitor before the stop")
+    epochs: Count = Field(100, description="passes at most; the plateau rule stops earlier")
+    early_stop_patience: CountOrNone = Field(2, description="evaluations without a better monitor before the stop")
     lr: PositiveFloat = Field(1e-3, description="Adam's learning rate")
     embedding_l2: NonNegativeFloat = Field(1e-5, description="lambda of the L2 penalty on the tables")
     net_l2: NonNegativeFloat = Field(0.0, description="lambda of the L2 penalty on everything else")

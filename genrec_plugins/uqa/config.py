@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from genrec_plugins.config import apply_overrides
 from genrec_registry import Config, explain, read_yaml
+from genrec_registry.sizes import Count, CountOrNone, Length, Threads, Width
 from genrec_registry.yaml_source import YamlSource, parse_yaml
 
 
@@ -18,7 +19,7 @@ class QuestionFiles(Config):
 
     train: str = Field(description="questions to learn from")
     test: str | None = Field(None, description="questions to report the accuracy on")
-    limit: NonNegativeInt = Field(0, description="use only the first so many of either file; 0: all")
+    limit: CountOrNone = Field(0, description="use only the first so many of either file; 0: all")
 
 
 class EncoderUsers(Config):
@@ -56,8 +57,8 @@ class LanguageModel(Config):
 class AdapterConfig(Config):
     """User vectors to soft tokens."""
 
-    tokens: PositiveInt = Field(4, description="k, soft tokens a user")
-    hidden: NonNegativeInt = Field(256, description="hidden width of the adapter; 0: one linear map, as UQABench")
+    tokens: Width = Field(4, description="k, soft tokens a user")
+    hidden: int = Field(256, ge=0, le=65_536, description="hidden width of the adapter; 0: one linear map, as UQABench")
     dropout: float = Field(0.0, ge=0, lt=1, description="on the hidden layer")
 
 
@@ -83,17 +84,17 @@ class PromptConfig(Config):
 class UqaTraining(Config):
     """AdamW on the cross-entropy of the answer's tokens."""
 
-    epochs: PositiveInt = Field(3, description="passes over the training questions")
-    batch_size: PositiveInt = Field(4, description="questions a step")
+    epochs: Count = Field(3, description="passes over the training questions")
+    batch_size: Count = Field(4, description="questions a step")
     adapter_lr: PositiveFloat = Field(1e-4, description="learning rate of the adapter")
     encoder_lr: PositiveFloat = Field(1e-5, description="learning rate of a tuned encoder")
     llm_lr: PositiveFloat = Field(1e-6, description="learning rate of a tuned language model")
     weight_decay: NonNegativeFloat = Field(0.0, description="AdamW's decay")
-    warmup_steps: NonNegativeInt = Field(0, description="steps over which the rates rise from zero")
+    warmup_steps: CountOrNone = Field(0, description="steps over which the rates rise from zero")
     lr_schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="how the rates fall to zero")
     clip_grad_norm: NonNegativeFloat = Field(1.0, description="largest gradient norm; 0: no clipping")
     device: str = Field("auto", description="auto, cpu or cuda")
-    threads: NonNegativeInt = Field(0, description="CPU threads of torch; 0: torch's default")
+    threads: Threads = Field(0, description="CPU threads of torch; 0: torch's default")
 
 
 class UqaEvaluation(Config):
@@ -104,8 +105,8 @@ class UqaEvaluation(Config):
         description="choice: the most likely of the question's options; greedy: what is generated must begin with the "
         "answer, as UQABench counts; auto: choice where a question has options",
     )
-    max_new_tokens: PositiveInt = Field(8, description="tokens generated at most")
-    batch_size: PositiveInt = Field(16, description="questions a forward")
+    max_new_tokens: Length = Field(8, description="tokens generated at most")
+    batch_size: Count = Field(16, description="questions a forward")
 
 
 class UqaConfig(Config):
@@ -121,7 +122,7 @@ class UqaConfig(Config):
         4
     """
 
-    seed: NonNegativeInt = Field(1, description="of the adapter's weights and of the order of questions")
+    seed: int = Field(1, ge=0, lt=2**31, description="of the adapter's weights and of the order of questions")
     questions: QuestionFiles
     users: Annotated[EncoderUsers | StoreUsers, Field(discriminator="type")]
     llm: LanguageModel

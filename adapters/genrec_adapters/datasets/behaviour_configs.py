@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from genrec_adapters.datasets.configs import Paths
 from genrec_registry.config import Config
+from genrec_registry.sizes import Length
 
 _ONE_OR_MANY = "a file, a folder, a glob pattern, or a list of these"
 KuaiRandLabel = Literal["is_click", "long_view", "is_like", "is_follow", "is_comment", "is_forward"]
@@ -23,7 +24,7 @@ class BehaviourConfig(Config):
         'all'
     """
 
-    max_history: PositiveInt = Field(default=50, description="events listed in a row's history: the most recent ones")
+    max_history: Length = Field(default=50, description="events listed in a row's history: the most recent ones")
     history: Literal["all", "positive"] = Field(
         default="all", description="which earlier events a row lists: all of them, or those with label 1"
     )

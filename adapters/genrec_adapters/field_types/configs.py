@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
 from genrec_registry import Config
+from genrec_registry.sizes import Count, Length, Rows, Width
 
 Missing = Literal["value", "own", "oov"]
 TimestampFormat = Literal["epoch-seconds", "epoch-milliseconds", "iso", "yymmddhh"]
@@ -14,7 +15,6 @@ TimestampPart = Literal["hour", "weekday", "weekend", "cyclic"]
 KnowledgePart = Literal["vectors", "similarities", "item-vector"]
 
 _COLUMN = "raw column; the field's own name if left out"
-_MAX_IDS = 2**31 - 8  # encoded ids are Int32
 
 
 class ColumnConfig(Config):
@@ -29,14 +29,14 @@ class ValuesConfig(Config):
     mode: Literal["vocabulary", "hash"] = Field(
         default="vocabulary", description="'vocabulary' learns the values from the training rows; 'hash' learns nothing"
     )
-    min_count: PositiveInt = Field(
+    min_count: Count = Field(
         default=1, description="vocabulary: a value seen fewer times than this is out of vocabulary (id 0)"
     )
-    max_size: PositiveInt | None = Field(
-        default=None, le=_MAX_IDS, description="vocabulary: keep this many of the most frequent values; all if left out"
+    max_size: Rows | None = Field(
+        default=None, description="vocabulary: keep this many of the most frequent values; all if left out"
     )
-    num_buckets: PositiveInt | None = Field(
-        default=None, le=_MAX_IDS, description="hash: number of buckets; needed by mode 'hash' and by no other"
+    num_buckets: Rows | None = Field(
+        default=None, description="hash: number of buckets; needed by mode 'hash' and by no other"
     )
     seed: int = Field(default=0, ge=0, lt=2**63, description="hash: another seed gives other collisions")
 
@@ -84,13 +84,13 @@ class CrossConfig(IdConfig):
 class DynamicIdConfig(ColumnConfig):
     """One id a row whose values need not be known beforehand: a table of fixed size, given out while training."""
 
-    rows: int = Field(ge=2, le=_MAX_IDS, description="rows of the table; the last is shared by ids that have none")
+    rows: Rows = Field(ge=2, description="rows of the table; the last is shared by ids that have none")
     eviction: Literal["lru", "lfu", "distance-lfu"] = Field(
         default="lru",
         description="which ids lose their row when there are more: 'lru' those not seen for longest; 'lfu' those seen "
         "least often; 'distance-lfu' by count over time since last seen",
     )
-    interval: PositiveInt = Field(
+    interval: Count = Field(
         default=1, description="steps between two times of giving out rows; larger is faster, and admits ids later"
     )
     seed: int = Field(default=0, ge=0, lt=2**63, description="of the hash of the values")
@@ -102,7 +102,7 @@ class IdListConfig(ColumnConfig, IdConfig):
     separator: str | None = Field(
         default=None, min_length=1, description="splits a text column; a list column is expected if left out"
     )
-    max_length: int = Field(default=32, ge=2, description="ids kept a row")
+    max_length: Length = Field(default=32, ge=2, description="ids kept a row")
     pooling: Literal["sum", "mean"] = Field(default="mean", description="how the ids' vectors become one token")
 
 
@@ -113,7 +113,7 @@ class MultiHotConfig(IdListConfig):
 class SequenceConfig(IdListConfig):
     """Ids in time order a row, the last max_length of them kept."""
 
-    max_length: int = Field(default=50, ge=2, description="ids kept a row: the last ones, in order")
+    max_length: Length = Field(default=50, ge=2, description="ids kept a row: the last ones, in order")
 
 
 class NumericBucketConfig(ColumnConfig):
@@ -125,7 +125,7 @@ class NumericBucketConfig(ColumnConfig):
         "'quantile': buckets of equal counts; 'uniform': buckets of equal width between the smallest and largest value",
     )
     num_buckets: int = Field(default=32, ge=2, le=65536, description="quantile and uniform: number of buckets")
-    min_count: PositiveInt = Field(
+    min_count: Count = Field(
         default=1, description="criteo: a bucket with fewer rows than this is out of vocabulary (id 0)"
     )
     fill_na: float | None = Field(
@@ -191,12 +191,12 @@ class TimestampConfig(ColumnConfig):
 class TextHashConfig(ColumnConfig):
     """Words and character n-grams of a text, hashed."""
 
-    num_buckets: PositiveInt = Field(default=100_000, le=_MAX_IDS, description="number of hash buckets")
+    num_buckets: Rows = Field(default=100_000, description="number of hash buckets")
     words: bool = Field(default=True, description="hash each lower-cased word")
-    ngrams: tuple[PositiveInt, ...] = Field(
-        default=(), description="lengths of the character n-grams hashed too; a word is read as <word>"
+    ngrams: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = Field(
+        default=(), max_length=100, description="lengths of the character n-grams hashed too; a word is read as <word>"
     )
-    max_length: int = Field(default=64, ge=2, description="hashes kept a row: the first ones")
+    max_length: Length = Field(default=64, ge=2, description="hashes kept a row: the first ones")
     seed: int = Field(default=0, ge=0, lt=2**63, description="another seed gives other collisions")
 
     @model_validator(mode="after")
@@ -209,7 +209,7 @@ class TextHashConfig(ColumnConfig):
 class VectorConfig(ColumnConfig):
     """A list column of a fixed number of floats, such as a pre-trained embedding."""
 
-    width: PositiveInt = Field(le=65536, description="floats a row")
+    width: Width = Field(description="floats a row")
     normalise: bool = Field(default=False, description="scale each row to length 1")
 
 
@@ -257,7 +257,7 @@ class BehaviourConfig(ValuesConfig):
     separator: str | None = Field(
         default=None, min_length=1, description="splits text columns; list columns are expected if left out"
     )
-    max_length: int = Field(default=50, ge=2, description="events kept a row: the last ones, in order")
+    max_length: Length = Field(default=50, ge=2, description="events kept a row: the last ones, in order")
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:

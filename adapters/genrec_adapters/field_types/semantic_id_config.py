@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from genrec_adapters.field_types.configs import ColumnConfig
+from genrec_registry.sizes import Layers, Rows
 
 
 class SemanticIdConfig(ColumnConfig):
@@ -21,8 +22,8 @@ class SemanticIdConfig(ColumnConfig):
         default="prefix",
         description="'prefix': the first 1, 2, ... depth codes, one row each; 'level': each code by itself",
     )
-    depth: PositiveInt | None = Field(default=None, description="levels used, from the first; all if left out")
-    num_buckets: PositiveInt | None = Field(
+    depth: Layers | None = Field(default=None, description="levels used, from the first; all if left out")
+    num_buckets: Rows | None = Field(
         default=None,
         le=2**27,
         description="hash the n-grams of a length into this many rows where more of them occur; never if left out",

@@ -6,9 +6,10 @@ import os
 from dataclasses import dataclass
 from typing import Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from genrec_registry.config import Config
+from genrec_registry.sizes import Count
 
 
 class PrepareOptions(Config):
@@ -27,9 +28,9 @@ class PrepareOptions(Config):
         default="arrow",
         description="arrow: memory-mapped, nothing to decode; parquet: a few times smaller, decoded each epoch",
     )
-    shard_rows: PositiveInt = Field(default=1_000_000, description="rows a file")
-    threads: PositiveInt | None = Field(
-        default=None, description="fields fitted at the same time; the CPU's cores if unset"
+    shard_rows: Count = Field(default=1_000_000, description="rows a file")
+    threads: int | None = Field(
+        default=None, ge=1, le=4096, description="fields fitted at the same time; the CPU's cores if unset"
     )
     engine: Literal["local", "ray"] = Field(
         default="local", description="local: this process; ray: the workers of a Ray cluster; the result is the same"
@@ -38,12 +39,14 @@ class PrepareOptions(Config):
         default=None,
         description="host:port of a running Ray, or auto; unset: RAY_ADDRESS, or a Ray of this run's own",
     )
-    part_mib: PositiveInt = Field(
+    part_mib: int = Field(
         default=64,
+        ge=1,
+        le=2**20,
         description="MiB of a file that one Ray task reads; more where that would make over 1,000 tasks",
     )
     cache_mib: int = Field(
-        default=1024, ge=0, description="parsed rows kept in memory between the passes, if all of them fit"
+        default=1024, ge=0, le=2**24, description="parsed rows kept in memory between the passes, if all of them fit"
     )
 
     @model_validator(mode="after")

@@ -48,6 +48,27 @@ def written_aside(path: Path, *, instead: str = "name another --out") -> Iterato
         raise DataError(f"{path}: cannot be written ({error.strerror or error}); {instead}") from error
 
 
+def check_writable(path: Path, *, instead: str = "name another --out") -> None:
+    """Raise now what :func:`written_aside` would after hours of work; makes the file's folder.
+
+    Args:
+        path: the file.
+        instead: what the user can do where it cannot be written.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    problem = "it is a directory" if path.is_dir() else ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        problem = error.strerror or str(error)
+    if not problem and not os.access(path.parent, os.W_OK):
+        problem = "its folder is read-only"
+    if problem:
+        raise DataError(f"{path}: cannot be written ({problem}); {instead}")
+
+
 def _sync(path: Path) -> None:
     """Have the system write a file to its disk: a power cut must not leave an empty file under the final name."""
     file = os.open(path, os.O_RDONLY)

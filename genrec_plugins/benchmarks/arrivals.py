@@ -22,6 +22,7 @@ import numpy as np
 import polars as pl
 import typer
 
+from genrec_plugins.benchmarks.runner import run
 from genrec_plugins.files import written_aside
 
 #: users, of whom each file has some, and the classes that an id's number says it belongs to
@@ -111,4 +112,4 @@ def arrivals(folder: Path, log: Path, rows: int) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    typer.run(keep_arriving)
+    run(keep_arriving)

@@ -19,6 +19,7 @@ import typer
 from torch import Tensor, nn
 from torchrec import JaggedTensor
 
+from genrec_plugins.benchmarks.runner import run
 from genrec_plugins.cli.table import print_json, print_table
 from genrec_plugins.encoders.configs import LumConfig
 from genrec_plugins.encoders.lum import Lum
@@ -264,4 +265,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

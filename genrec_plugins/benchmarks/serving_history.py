@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from genrec_plugins.benchmarks.runner import run, whole_numbers
 from genrec_plugins.benchmarks.speed.paired import Timed, race
 
 
@@ -74,6 +75,7 @@ def main(
     from genrec_plugins.cli.logs import load_torchrec
     from genrec_plugins.cli.table import print_table
 
+    counts = whole_numbers(candidates, "--candidates")
     load_torchrec()
     import torch
 
@@ -81,7 +83,7 @@ def main(
 
     torch.set_num_threads(1)
     model = Served.open(export)
-    found = [one for count in candidates.split(",") for one in races(model, int(count), events, turns)]
+    found = [one for count in counts for one in races(model, count, events, turns)]
     cells = [[one.part, one.what, round(one.rate), round(one.ratio, 2), one.least, one.most] for one in found]
     print_table(
         ["request", "way", "rows/s", "shared / this", "least", "most"], cells, title=f"history: {model.history}"
@@ -89,4 +91,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -25,7 +25,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,9 +33,11 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from genrec_plugins.benchmarks.runner import run as run_script
+from genrec_plugins.benchmarks.runner import whole_numbers
 from genrec_plugins.serving.running import listen
 from genrec_plugins.serving.settings import ServeSettings
-from genrec_registry import SetupError
+from genrec_registry import DataError, SetupError
 
 WAYS = ("ours", "ours, one by one", "eager")
 _START_SECONDS = 180
@@ -146,26 +148,26 @@ def servers(ways: Sequence[str], run: Path, export: Path) -> Iterator[Mapping[st
     """
     spawn = multiprocessing.get_context("spawn")
     started: dict[str, tuple[int, int]] = {}
-    processes = []
+    processes: dict[str, Any] = {}
     try:
         for way in ways:
             with listen("127.0.0.1", 0) as free:
                 port = free.getsockname()[1]
             process = spawn.Process(target=serve_way, args=(way, str(run), str(export), port), daemon=True)
             process.start()
-            processes.append(process)
+            processes[way] = process
             assert process.pid is not None
             started[way] = (port, process.pid)
         for way, (port, _) in started.items():
-            _wait(way, port)
+            _wait(way, port, processes[way])
         yield started
     finally:
-        for process in processes:
+        for process in processes.values():
             process.terminate()
             process.join(30)
 
 
-def _wait(way: str, port: int) -> None:
+def _wait(way: str, port: int, process: Any) -> None:
     end = time.monotonic() + _START_SECONDS
     while time.monotonic() < end:
         try:
@@ -173,6 +175,8 @@ def _wait(way: str, port: int) -> None:
                 if answer.status == 200:
                     return
         except (urllib.error.URLError, OSError):
+            if not process.is_alive():
+                raise SetupError(f"the server '{way}' ended with {process.exitcode}; see above") from None
             time.sleep(0.2)
     raise SetupError(f"the server '{way}' did not start within {_START_SECONDS} s")
 
@@ -260,10 +264,18 @@ def bodies(rows: Path, sizes: Sequence[int], label: str, folder: Path) -> dict[i
         sizes: rows of a request.
         label: a column that is left out.
         folder: where to.
+
+    Raises:
+        DataError: the rows cannot be read.
     """
     import polars as pl
 
-    frame = pl.read_parquet(rows, n_rows=max(sizes)).drop(label, strict=False)
+    from genrec_adapters.state import read_parquet
+
+    try:
+        frame = read_parquet(rows).head(max(sizes)).drop(label, strict=False)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"{rows}: cannot be read as Parquet ({str(error).splitlines()[0]})") from error
     found = {}
     for size in sizes:
         found[size] = folder / f"{size}.json"
@@ -332,14 +344,19 @@ def main(
 ) -> None:
     """Load three servers in turns and print medians and ratios."""
     from genrec_plugins.cli.table import print_table
-    from genrec_plugins.files import written_aside
+    from genrec_plugins.files import check_writable, written_aside
     from genrec_plugins.serving.facts import ExportFacts
+    from genrec_plugins.training.run import TrainedRun
 
-    chosen = [int(size) for size in sizes.split(",")]
+    chosen = whole_numbers(sizes, "--sizes")
+    if json_ is not None:
+        check_writable(json_, instead="name another file")
     loads: list[Load] = []
+    TrainedRun.open(run)
     label = str(ExportFacts.read(export).schema["label"])
-    with tempfile.TemporaryDirectory(prefix="genrec-load-") as folder, servers(WAYS, run, export) as started:
+    with tempfile.TemporaryDirectory(prefix="genrec-load-") as folder, ExitStack() as stack:
         files = bodies(rows, [1, *chosen], label, Path(folder))
+        started = stack.enter_context(servers(WAYS, run, export))
         asked = [(size, max(1, min(clients, _IN_FLIGHT // size))) for size in chosen]
         asked += [(1, overload)] * bool(overload)
         for size, count in asked:
@@ -357,4 +374,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

@@ -23,7 +23,8 @@ import typer
 
 from genrec_plugins.benchmarks.arrivals import arrivals, arriving_rows
 from genrec_plugins.benchmarks.memory_watch import Enough, Sample, Soaked, Watch, judge
-from genrec_plugins.files import written_aside
+from genrec_plugins.benchmarks.runner import run
+from genrec_plugins.files import check_writable, written_aside
 
 if TYPE_CHECKING:
     from genrec_plugins.models.dynamic_ids import DynamicIds
@@ -183,6 +184,8 @@ def main(
     """
     from genrec_plugins.cli.logs import load_torchrec
 
+    if out is not None:
+        check_writable(out)
     load_torchrec()
     streamed = None
 
@@ -213,4 +216,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -22,6 +22,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from genrec_plugins.benchmarks.runner import run
 from genrec_plugins.cli.table import print_json, print_table
 from genrec_plugins.tokenizers.configs import RqKmeansConfig
 from genrec_plugins.tokenizers.fitted import encode_chunks
@@ -208,4 +209,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

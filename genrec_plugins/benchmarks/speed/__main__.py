@@ -18,9 +18,10 @@ from typing import Annotated, Any
 
 import typer
 
+from genrec_plugins.benchmarks.runner import run
 from genrec_plugins.benchmarks.speed.paired import Timed
 from genrec_plugins.benchmarks.speed.parts import PARTS
-from genrec_registry import ConfigError, GenrecError, did_you_mean
+from genrec_registry import ConfigError, did_you_mean
 
 _PACKAGES = ("genrec-plugins", "torch", "torchrec", "polars", "numpy", "pyarrow")
 COLUMNS = ("part", "what", "rate", "unit", "ours / theirs", "least", "most", "by the clock", "turns", "CPU us", "note")
@@ -29,6 +30,9 @@ COLUMNS = ("part", "what", "rate", "unit", "ours / theirs", "least", "most", "by
 def main(
     parts: Annotated[str, typer.Option(help="Names, comma-separated; all of them by default.")] = ",".join(PARTS),
     fuxictr_python: Annotated[str | None, typer.Option(help="A Python that has FuxiCTR.")] = None,
+    hstu_reference: Annotated[
+        Path | None, typer.Option(help="A checkout of generative-recommenders, whose HSTU is raced.")
+    ] = None,
     rows: Annotated[
         int | None, typer.Option(min=1000, help="Generate so many rows [default: the real sample, else 100,000].")
     ] = None,
@@ -48,13 +52,23 @@ def main(
     from genrec_plugins.benchmarks.speed.options import Options
     from genrec_plugins.cli.logs import load_torchrec
     from genrec_plugins.cli.table import print_table
-    from genrec_plugins.files import written_aside
+    from genrec_plugins.files import check_writable, written_aside
 
     chosen = _chosen(parts)
+    for path in (json_, markdown):
+        if path is not None:
+            check_writable(path, instead="name another file")
     load_torchrec()
     found: list[Timed] = []
     with tempfile.TemporaryDirectory(prefix="genrec-speed-") as folder:
-        options = Options(folder=Path(folder), rows=rows, data=data, fuxictr_python=fuxictr_python, turns=turns)
+        options = Options(
+            folder=Path(folder),
+            rows=rows,
+            data=data,
+            fuxictr_python=fuxictr_python,
+            hstu_reference=hstu_reference,
+            turns=turns,
+        )
         for name in chosen:
             typer.echo(f"{name} ...", err=True)
             module, _, function = PARTS[name].partition(":")
@@ -104,14 +118,5 @@ def _as_markdown(found: list[Timed], options: Any) -> str:
     return "\n".join([*lines, "", *options.notes]) + "\n"
 
 
-def run() -> None:
-    """Tell a user's mistake in one sentence."""
-    try:
-        typer.run(main)
-    except GenrecError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise SystemExit(2) from None
-
-
 if __name__ == "__main__":
-    run()
+    run(main)

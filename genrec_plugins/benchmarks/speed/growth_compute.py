@@ -22,8 +22,9 @@ from typing import Annotated, Any
 
 import typer
 
+from genrec_plugins.benchmarks.runner import run
 from genrec_plugins.benchmarks.speed.growth import growth_svg, peak_mib, slope
-from genrec_registry import ConfigError, GenrecError, SetupError, did_you_mean
+from genrec_registry import ConfigError, SetupError, did_you_mean
 
 #: axis -> sizes
 SIZES: dict[str, tuple[int, ...]] = {
@@ -227,11 +228,14 @@ def main(
     """
     from genrec_plugins.cli.logs import load_torchrec
     from genrec_plugins.cli.table import print_table
+    from genrec_plugins.files import check_writable
 
     chosen = [axis.strip() for axis in axes.split(",") if axis.strip()]
     for axis in chosen:
         if axis not in SIZES:
             raise ConfigError(f"--axes: there is no axis '{axis}'{did_you_mean(axis, SIZES)}")
+    if work is None:
+        check_writable(out.with_suffix(".json"))
     load_torchrec()
     if work is not None:
         _work(*json.loads(work))
@@ -261,14 +265,5 @@ def _write(points: Sequence[Growth], out: Path) -> None:
             aside.write_text(text)
 
 
-def run() -> None:
-    """Tell a user's mistake in one sentence."""
-    try:
-        typer.run(main)
-    except GenrecError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise SystemExit(2) from None
-
-
 if __name__ == "__main__":
-    run()
+    run(main)

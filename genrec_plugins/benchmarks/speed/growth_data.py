@@ -32,7 +32,9 @@ from genrec_adapters.datasets.criteo import criteo_fields
 from genrec_adapters.field_types.short_texts import short_texts
 from genrec_adapters.prepared import Prepared
 from genrec_adapters.preprocess import PrepareOptions, prepare
+from genrec_plugins.benchmarks.runner import run
 from genrec_plugins.benchmarks.speed.growth import growth_svg, peak_mib, slope
+from genrec_registry import DataError, SetupError
 
 FIELDS = (10, 25, 50, 100, 200)
 VOCABULARIES = (10_000, 100_000, 1_000_000, 10_000_000)
@@ -101,7 +103,9 @@ def _work(name: str, arguments: list[Any]) -> None:
 def measure(curve: str, axis: str, x: int, values: int, work: str, *arguments: Any) -> Point:
     """One point, in a process of its own."""
     command = [sys.executable, "-m", __spec__.name, "--work", json.dumps([work, list(arguments)])]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SetupError(f"{curve}, {x:,} {axis}: the process that measures it ended with {done.returncode}; see above")
     seconds, peak, base = json.loads(done.stdout.splitlines()[-1])
     point = Point(curve=curve, axis=axis, x=x, values=values, seconds=seconds, peak_mib=peak, base_mib=base)
     typer.echo(f"{curve}, {x:,} {axis}: {seconds:.2f} s, {peak:.0f} MiB", err=True)
@@ -232,9 +236,12 @@ def main(
         _work(*json.loads(work))
         return
     from genrec_plugins.cli.table import print_table
-    from genrec_plugins.files import written_aside
+    from genrec_plugins.files import check_writable, written_aside
     from genrec_plugins.synthetic import generate
 
+    if data is not None and not data.is_file():
+        raise DataError(f"{data}: does not exist, expected raw Criteo rows as text; mend --data")
+    check_writable(out.with_suffix(".json"))
     halves = round(2 * math.log10(max(largest / 1e5, 10)))  # half decades, from 100,000 rows on
     sizes = [round(largest / 10 ** (half / 2)) for half in range(halves, -1, -1)]
     with tempfile.TemporaryDirectory(prefix="genrec-growth-") as name:
@@ -253,4 +260,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

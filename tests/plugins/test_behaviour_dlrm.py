@@ -23,7 +23,6 @@ from genrec_adapters.splits import assigner, parse_split
 from genrec_plugins.models import FieldDLRM, StockDLRM, build_dlrm, load_stock_checkpoint, swap_interaction
 from genrec_plugins.profiling.flops import forward_flops
 from genrec_plugins.training.checkpoints import plain_weights
-from genrec_plugins.training.reporter import Quiet
 from genrec_plugins.training.run import TrainedRun, prepare_run, train_run
 from genrec_plugins.training.trainer import Trainer
 from genrec_registry import (
@@ -33,6 +32,7 @@ from genrec_registry import (
     default_registry,
 )
 from tests.plugins.behaviour_cases import BARS, REGISTRY, ROWS, TORCHREC, make_run, write_table
+from tests.plugins.interrupt import Interrupt
 
 TABLES = ("t_past_item", "t_past_action")
 
@@ -73,18 +73,6 @@ def test_resumed_run_ends_with_the_weights_of_an_unbroken_one(
     ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("broken", "whole"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert resumed["test"] == whole["test"]
-
-
-class Interrupt(Quiet):
-    """Stops the run after a number of steps, as Ctrl-C would."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def step(self, **facts: object) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
 
 
 def test_raw_rows_are_scored_as_the_prepared_ones(table: Path, prepared: Prepared, tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ from genrec_adapters.prepared import Prepared
 from genrec_plugins.config import LoadedRun, parse_run
 from genrec_plugins.models.dynamic_ids import DynamicIds, DynamicTable
 from genrec_plugins.training.launch import launch
-from genrec_plugins.training.reporter import Quiet
 from genrec_plugins.training.run import TrainedRun, prepare_run, train_run
 from genrec_plugins.training.trainer import Trainer
 from genrec_registry import ConfigError, DynamicRows
+from tests.plugins.interrupt import Interrupt
 
 ROWS = 900
 TORCHREC = "{batch_size: 64, epochs: 2, embedding_lr: 0.1, dense_lr: 0.01, threads: 1, checkpoint_every: 3}"
@@ -151,18 +151,6 @@ def test_equals_a_vocabulary_while_nothing_is_evicted(train: str, table: Path, t
     assert len(np.unique(static)) > 20
     # BARS adds up the squares of all rows, and of all gradients, which are in another order
     np.testing.assert_allclose(moving, static, rtol=1e-6 if train == BARS else 0)
-
-
-class Interrupt(Quiet):
-    """Stops the run after a number of steps, as Ctrl-C would."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def step(self, **facts: object) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("eviction", ["lru", "distance-lfu"])

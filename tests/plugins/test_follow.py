@@ -28,6 +28,7 @@ from genrec_plugins.training.run import TrainedRun, prepare_run, train_run
 from genrec_plugins.training.trainer import Trainer
 from genrec_registry import ConfigError, DataError
 from tests import faults
+from tests.plugins.interrupt import Interrupt
 
 FILES = 6
 TORCHREC = "{batch_size: 64, embedding_lr: 0.1, dense_lr: 0.01, threads: 1}"
@@ -140,18 +141,6 @@ def test_each_file_is_scored_before_it_is_trained_on_once_and_in_order(
     weights, plain = load_file(whole / "model.safetensors"), plain_weights(trainer.recipe.model)
     assert all(torch.equal(value, weights[name]) for name, value in plain.items())
     assert TrainedRun.open(whole).predict("test")[0].size
-
-
-class Interrupt(Quiet):
-    """Stops the run after a number of steps, as Ctrl-C would."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def step(self, **facts: object) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("train", [TORCHREC, BARS], ids=["torchrec", "bars"])

@@ -22,6 +22,7 @@ from genrec_plugins.training.reporter import Quiet
 from genrec_plugins.training.run import TrainedRun, prepare_run, train_run
 from genrec_plugins.training.trainer import Trainer
 from genrec_registry import SPLITS, ConfigError, DataError, ErrorPolicy, ModelError
+from tests.plugins.interrupt import Interrupt
 
 ROWS = 600
 TORCHREC = "train: {preset: torchrec, batch_size: 64, epochs: 3, embedding_lr: 0.1, dense_lr: 0.01, threads: 1}"
@@ -61,18 +62,6 @@ model: {{embedding_dim: 8, over_arch: [16], dropout: 0.1, interaction: {{type: f
 @pytest.fixture(scope="module")
 def prepared(table: Path) -> Prepared:
     return prepare_run(make_run(table), table.parent / "prepared")
-
-
-class Interrupt(Quiet):
-    """Stops the run after a number of steps, as Ctrl-C would."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def step(self, **facts: object) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("train", [TORCHREC, BARS], ids=["torchrec", "bars"])

@@ -1,6 +1,7 @@
 """The model of a pre-training run: the hook where objectives come in."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import nn
@@ -9,6 +10,7 @@ from genrec_adapters.behaviour.histories import Catalogue
 from genrec_adapters.item_codes import ItemCodes
 from genrec_plugins.lum.config import InfoNCEObjective, LumConfig
 from genrec_plugins.lum.infonce import InfoNCEModel
+from genrec_plugins.room import check_room
 from genrec_registry import ConfigError, EncoderContext, Registry
 
 
@@ -52,7 +54,18 @@ def build_model(
         conditions: ids of each condition.
         counts: ``[N]`` training events of each catalogue row.
         registry: where the encoder comes from.
+
+    Raises:
+        ConfigError: the parts of the run do not go together, or the model takes more memory than there is.
     """
+    build = partial(_build, config, catalogue, conditions, counts, registry)
+    check_room(build, "the model of the pre-training run")
+    return build()
+
+
+def _build(
+    config: LumConfig, catalogue: Catalogue, conditions: Mapping[str, int], counts: torch.Tensor, registry: Registry
+) -> nn.Module:
     if isinstance(config.objective, InfoNCEObjective):
         context = encoder_context(config, catalogue, conditions)
         for term in ("rivals", "condition_contrast"):

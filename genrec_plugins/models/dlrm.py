@@ -23,7 +23,17 @@ from genrec_plugins.models.behaviour_arch import (
 from genrec_plugins.models.dense_tokens import DenseTokens, dense_token_names
 from genrec_plugins.models.dynamic_ids import DynamicIds, DynamicTable, dynamic_tables
 from genrec_plugins.models.over_arch import DropoutOverArch
+from genrec_plugins.room import check_room
 from genrec_registry import ConfigError, FieldSpec, InteractionContext, ModelError, Registry, SparseFeature, resolve
+
+#: parts of a DLRM -> where a run's file says how large they are
+_KEYS = {
+    "sparse_arch": "the fields' tables, rows x model.embedding_dim",
+    "dense_arch": "the dense fields and model.dense_arch",
+    "behaviour_arch": "model.encoder and its tables",
+    "inter_arch": "model.interaction",
+    "over_arch": "model.over_arch",
+}
 
 
 class FieldDLRM(DLRM):
@@ -171,10 +181,17 @@ def build_dlrm(
         A :class:`FieldDLRM`, whose ``token_names`` are the fields the interaction sees.
 
     Raises:
-        ConfigError: the model section does not go with the fields.
+        ConfigError: the model section does not go with the fields, or the model takes more memory than there is.
     """
     device = torch.device(device)
     table_device = device if table_device is None else torch.device(table_device)
+    if device.type != "meta":
+        check_room(
+            partial(build_dlrm, config, fields, registry, "meta"),
+            "model",
+            keys=_KEYS,
+            skip=lambda model: model.tables() if table_device.type == "meta" else (),
+        )
     sparse_names = [
         name for table in embedding_tables(fields, 1) for name in table.feature_names
     ]  # table order is what SparseArch gives, not field order

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from torchrec.models.dlrm import DLRM
 
 from genrec_plugins.models.dlrm import check_embedding_dim
+from genrec_plugins.room import check_room
 from genrec_registry import InteractionContext, ModelError, Registry, default_registry, parse_component
 
 Model = TypeVar("Model", bound=DLRM)
@@ -41,7 +43,7 @@ def swap_interaction(
 
     Raises:
         ModelError: it is too late (with the reason), ``dlrm`` is no DLRM, or the widths do not go together.
-        ConfigError: a setting is wrong.
+        ConfigError: a setting is wrong, or the interaction takes more memory than there is.
 
     Example::
 
@@ -69,6 +71,7 @@ def swap_interaction(
     context = InteractionContext(embedding_dim=dlrm.sparse_arch.D, token_names=_token_names(dlrm))
     check_embedding_dim(registry, settings, context)
     first = _first_linear(dlrm.over_arch)
+    check_room(partial(registry.create, "interaction", settings, context), f"interaction {settings.type}")
     with first.weight.device:
         inter_arch = registry.create("interaction", settings, context)
         over_arch = _rebuild(dlrm.over_arch, inter_arch.out_features)

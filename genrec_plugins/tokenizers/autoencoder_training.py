@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from genrec_plugins.room import check_room
 from genrec_plugins.tokenizers.base import Arrays
 from genrec_plugins.tokenizers.configs import AutoencoderConfig
 from genrec_plugins.tokenizers.fsq import bounds
@@ -61,11 +62,13 @@ def train_autoencoder(
         The weights of both MLPs as arrays.
 
     Raises:
+        ConfigError: the MLPs take more memory than there is.
         ModelError: the loss became NaN or infinite.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         widths = (vectors.shape[1], *config.hidden_sizes, latent_dim)
+        check_room(lambda: nn.ModuleList([make_mlp(widths), make_mlp(widths[::-1])]), "tokenizer.hidden_sizes")
         encoder, decoder = make_mlp(widths), make_mlp(widths[::-1])
         first = torch.randperm(len(vectors))[: max(config.batch_size, first_rows)]
         bottleneck.begin(_standardise_latents(encoder, torch.from_numpy(vectors)[first]))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from genrec_adapters.state import parse_json
 from genrec_plugins.files import written_aside
+from genrec_plugins.room import check_room
 from genrec_plugins.training.trainer import pick_device
 from genrec_plugins.uqa.config import UqaConfig, parse_uqa
 from genrec_plugins.uqa.data import Question
@@ -56,7 +58,8 @@ class Aligned:
 
         Raises:
             SetupError: transformers is not installed.
-            ConfigError: there is no such language model, or the users' run does not go with the config.
+            ConfigError: there is no such language model, the users' run does not go with the config, or the adapter
+                takes more memory than there is.
             DataError: the users' run or store cannot be read.
         """
         device = pick_device(config.train.device)
@@ -66,7 +69,8 @@ class Aligned:
         llm, tokenizer = load_language_model(config.llm, device)
         model = SoftPromptModel(llm)
         torch.manual_seed(config.seed)
-        adapter = SoftTokenAdapter(
+        make_adapter = partial(
+            SoftTokenAdapter,
             vectors=users.vectors,
             width=users.width,
             tokens=config.adapter.tokens,
@@ -74,7 +78,9 @@ class Aligned:
             llm_norm=mean_norm(model.embeddings),
             hidden=config.adapter.hidden,
             dropout=config.adapter.dropout,
-        ).to(device)
+        )
+        check_room(make_adapter, "adapter")
+        adapter = make_adapter().to(device)
         return cls(config=config, users=users, adapter=adapter, model=model, tokenizer=tokenizer, device=device)
 
     @classmethod

@@ -121,7 +121,8 @@ class Exported:
         if chosen == "onnx":
             return chosen, model, onnx_score(self.directory, self._sparse, model, torch.get_num_threads())
         scorer = plain_scorer(model, self.prepared.fields, weights, tables)
-        return chosen, model, plain_score(scorer, self._sparse, model, script=chosen == "script")
+        floats = sum(feature.width for feature in self._dense) if chosen == "script" else None
+        return chosen, model, plain_score(scorer, self._sparse, model, script_floats=floats)
 
     def ids(self, rows: pa.Table) -> Batch:
         """Raw rows as the batch that training would have seen: floats, and a KeyedJaggedTensor of ids.

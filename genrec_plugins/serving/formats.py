@@ -41,9 +41,7 @@ ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 Inputs = Mapping[str, Tensor]
 _Call = Callable[[Inputs], Tensor]
 _REASON = 300
-_HISTORY = (
-    "the encoder works on histories without padding, in steps that depend on their lengths, which no graph can hold"
-)
+_HISTORY = "the encoder has no padded form, and what depends on the lengths of histories is in no graph"
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -97,6 +95,7 @@ def write_formats(
         expected = scorer(dense, ids)
     written = Written()
     maker = _Maker(module.eval(), given)
+    hint = _HISTORY if scorer.history is not None and scorer.history.padded is None else ""
     for name in formats:
         path = directory / FILES[name]
         try:
@@ -111,7 +110,7 @@ def write_formats(
                 raise _Differs(f"its scores differ from the model's by {difference:.2g}")
             written.files[name], written.differences[name] = path.name, difference
         except Exception as error:  # a tracer or a compiler can raise anything
-            written.reasons[name] = _reason(error) if scorer.history is None else f"{_HISTORY} ({_reason(error)})"
+            written.reasons[name] = f"{hint} ({_reason(error)})" if hint else _reason(error)
             for leftover in directory.glob(f"{path.name}*"):
                 leftover.unlink()
     return written
@@ -168,7 +167,7 @@ class _Maker:
         return lambda given: loaded(**given)
 
     def _torchscript(self, path: Path) -> _Call:
-        scripted = torch.jit.script(torch.fx.symbolic_trace(self.module))
+        scripted = torch_script(self.module, self.given)
         file = io.BytesIO()
         torch.jit.save(scripted, file)
         with written_aside(path) as partial:
@@ -205,6 +204,22 @@ class _Maker:
         _flush(path)
         loaded: Any = aoti_load_package(str(path))
         return lambda given: loaded(**given)
+
+
+def torch_script(module: nn.Module, given: Inputs) -> Any:
+    """A module as TorchScript: of its code by torch.fx, or of what it does with some rows where it reads a history.
+
+    Args:
+        module: a :class:`~genrec_plugins.serving.plain.PlainScorer`, or one without floats.
+        given: its inputs, of any rows: what a padded history does depends on no value of theirs.
+    """
+    scorer = module.scorer if isinstance(module, IdsOnly) else module
+    history = scorer.history if isinstance(scorer, PlainScorer) else None
+    if history is None or history.padded is None:
+        return torch.jit.script(torch.fx.symbolic_trace(module))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of shapes that are numbers in the trace: widths, which no row changes
+        return torch.jit.trace(module, example_kwarg_inputs=dict(given), check_trace=False)
 
 
 def _flush(path: Path) -> None:

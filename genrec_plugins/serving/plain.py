@@ -17,6 +17,7 @@ from torchrec.sparse.jagged_tensor import JaggedTensor
 from genrec_plugins.models import FieldDLRM
 from genrec_plugins.models.behaviour_arch import BehaviourArch, behaviour_tables
 from genrec_plugins.models.dlrm import StockDLRM, embedding_tables
+from genrec_plugins.serving.padded import padded_form
 from genrec_plugins.serving.tables import BITS, SCALE_SHIFT, dequantise
 from genrec_registry import FieldSpec, SparseFeature
 
@@ -121,6 +122,9 @@ def _parts(lengths: Sequence[int], means: Sequence[bool]) -> list[tuple[int, int
 class PlainHistory(nn.Module):
     """``[B, L] -> [B, N, D]``: user tokens of a history, whose events lie padded in the id matrix.
 
+    An encoder without a :func:`~genrec_plugins.serving.padded.padded_form` gets them without padding, as in training;
+    most graphs cannot hold that.
+
     Args:
         arch: the trained arch; its encoder and its projection are used.
         table: rows of its tables.
@@ -137,6 +141,7 @@ class PlainHistory(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder, self.projection = arch.encoder, arch.projection
+        self.padded = padded_form(arch.encoder)
         self.table = table
         self.events, self.target = dict(events), dict(target)
         self.max_length = arch.spec.max_length
@@ -146,13 +151,20 @@ class PlainHistory(nn.Module):
         first = next(iter(self.events.values()))[0]
         there = ids[:, first : first + self.max_length] >= 0
         lengths = there.sum(dim=1)
-        offsets = torch.cat([torch.zeros_like(lengths[:1]), lengths.cumsum(0)])
-        events = {}
-        for name, (column, row) in self.events.items():
-            places = ids[:, column : column + self.max_length][there] + row
-            events[name] = JaggedTensor(values=self.table(places), lengths=lengths, offsets=offsets)
         target = {name: self.table(ids[:, column] + row) for name, (column, row) in self.target.items()}
-        tokens = self.encoder(events, target)
+        if self.padded is not None:
+            padded = {
+                name: self.table(ids[:, column : column + self.max_length].clamp(min=0) + row)
+                for name, (column, row) in self.events.items()
+            }
+            tokens = self.padded(padded, lengths, target)
+        else:
+            offsets = torch.cat([torch.zeros_like(lengths[:1]), lengths.cumsum(0)])
+            events = {}
+            for name, (column, row) in self.events.items():
+                places = ids[:, column : column + self.max_length][there] + row
+                events[name] = JaggedTensor(values=self.table(places), lengths=lengths, offsets=offsets)
+            tokens = self.encoder(events, target)
         return tokens if self.projection is None else self.projection(tokens)
 
 

@@ -18,8 +18,8 @@ from torch import nn
 from torchrec.datasets.utils import Batch
 
 from genrec_plugins.models import FieldDLRM
-from genrec_plugins.serving.formats import FILES, require_formats
-from genrec_plugins.serving.plain import PlainScorer, plain_inputs
+from genrec_plugins.serving.formats import FILES, require_formats, torch_script
+from genrec_plugins.serving.plain import PlainScorer, id_columns, plain_inputs
 from genrec_registry import ConfigError, SparseFeature
 
 Runtime = Literal["auto", "eager", "plain", "script", "onnx"]
@@ -56,22 +56,27 @@ def eager_score(model: nn.Module) -> Score:
     return score
 
 
-def plain_score(scorer: PlainScorer, features: Sequence[SparseFeature], model: FieldDLRM, *, script: bool) -> Score:
+def plain_score(
+    scorer: PlainScorer, features: Sequence[SparseFeature], model: FieldDLRM, *, script_floats: int | None = None
+) -> Score:
     """Scores by the plain form of a model.
 
     Args:
         scorer: the plain form.
         features: the sparse features in order.
         model: gives hashed ids their rows.
-        script: make TorchScript of it.
+        script_floats: make TorchScript of it; a row has so many floats.
 
     Raises:
         ConfigError: TorchScript cannot be made of it.
     """
     forward: Any = scorer
-    if script:
+    if script_floats is not None:
+        ids = torch.zeros(2, id_columns(features)[2], dtype=torch.int64)
+        some = {"dense_features": torch.zeros(2, script_floats), "ids": ids}
         try:
-            forward = torch.jit.script(torch.fx.symbolic_trace(scorer))
+            with torch.no_grad():
+                forward = torch_script(scorer, some)
         except Exception as error:  # a tracer can raise anything
             problem = str(error).strip().splitlines()[0]
             raise ConfigError(f"runtime 'script': the model cannot be traced ({problem}); take 'eager'") from error

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
-import os
 import shutil
-import zipfile
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 
@@ -24,7 +20,7 @@ from genrec_plugins.serving.exported import Exported, read_weights
 from genrec_plugins.serving.runtimes import eager_score
 from genrec_plugins.serving.tables import quantise
 from genrec_plugins.training.run import TrainedRun, prepare_run
-from genrec_registry import ConfigError, DataError, SetupError, default_registry
+from genrec_registry import ConfigError, DataError, default_registry
 from tests.plugins.serving_cases import FIELDS, HISTORY, arrow, make_run, raw_rows, trained, untrained
 
 FAT = "interaction: {type: fat, num_heads: 2, mode: hyper, num_bases: 4, meta_dim: 4, top_k: 2}"
@@ -148,104 +144,28 @@ def test_every_encoder(name: str, folder: Path, with_history: Prepared) -> None:
     for tables, near in (("fp32", 1e-6), ("int8", 1e-2)):
         out = folder / f"e-{name}-{tables}"
         card = export_run(run, out, tables=tables, formats=["export", "torchscript"] if tables == "fp32" else [])
-        assert np.abs(Exported.open(out).score(rows) - expected).max() < near
-        if tables == "int8":
-            assert tables in (out / "model_card.md").read_text()
-        elif name == "din":
-            assert set(card["formats"]) == {"export", "torchscript"}
-            assert np.abs(Exported.open(out, runtime="plain").score(rows) - expected).max() < near
-        else:
-            assert set(card["left_out"]) == {"export", "torchscript"}
-            assert "histories without padding" in card["left_out"]["export"]
-            assert "histories without padding" in (out / "model_card.md").read_text()
+        for runtime in ("auto", "plain", "script"):
+            assert np.abs(Exported.open(out, runtime=runtime).score(rows) - expected).max() < near
+        assert card["left_out"] == {}
+        assert max([0.0, *(found["max_difference"] for found in card["formats"].values())]) < 1e-6
 
 
-# -- formats ----------------------------------------------------------------------------------------------------------
-
-
-def test_onnx_of_quantised_tables_gives_the_same_scores(run: Path, folder: Path) -> None:
-    card = export_run(run, folder / "onnx", tables="int4", formats=["onnx"])
-    assert set(card["formats"]) == {"onnx"}
-    rows = arrow(raw_rows(50, seed=9))
-    expected = Exported.open(folder / "onnx", runtime="eager").score(rows)
-    assert np.abs(Exported.open(folder / "onnx", runtime="onnx").score(rows) - expected).max() < 1e-6
-
-
-def test_files_for_other_runtimes_give_the_same_scores(run: Path, folder: Path) -> None:
-    """Each file is read as a client of its runtime would, from the layout that export.json states."""
-    out = folder / "formats"
-    card = export_run(run, out, tables="int8", formats=["export", "torchscript"])
-    assert set(card["formats"]) == {"export", "torchscript"}
-    exported = Exported.open(out, runtime="eager")
-    rows = arrow(raw_rows(50, seed=9))
-    expected = exported.score(rows)
-    dense, ids = by_layout(exported, rows)
-    program = torch.export.load(out / "model.pt2").module()
-    script = torch.jit.load(out / "model.ts")
-    for count in (1, 50):
-        given = {"dense_features": dense[:count], "ids": ids[:count]}
-        for found in (program(**given), script(**given)):
-            assert np.abs(found.detach().numpy() - expected[:count]).max() < 1e-6
-
-
-def by_layout(exported: Exported, rows: pa.Table) -> tuple[torch.Tensor, torch.Tensor]:
-    """The plain inputs, value by value: slow, and obviously what ``inputs`` of export.json says."""
-    batch, layout = exported.ids(rows), exported.facts.inputs
-    ids = torch.full((rows.num_rows, layout["ids"]["width"]), layout["ids"]["absent"])
-    for name, (begin, end) in layout["ids"]["columns"].items():
-        found = batch.sparse_features[name]
-        for row in range(rows.num_rows):
-            start, stop = found.offsets()[row] - found.offsets()[0], found.offsets()[row + 1] - found.offsets()[0]
-            values = found.values()[start:stop]
-            assert len(values) <= end - begin
-            ids[row, begin : begin + len(values)] = values
-    assert layout["dense_features"]["width"] == batch.dense_features.shape[1]
-    return batch.dense_features, ids
-
-
-def test_no_row_of_the_data_is_in_the_files(run: Path, folder: Path) -> None:
-    """torch.export would pickle the rows it was traced with."""
-    with zipfile.ZipFile(folder / "formats" / "model.pt2") as archive:
-        samples = [entry for entry in archive.infolist() if "sample_inputs" in entry.filename]
-    assert all(entry.file_size == 0 for entry in samples)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("name", INTERACTIONS)
-def test_onnx_of_every_interaction(name: str, folder: Path, prepared: Prepared) -> None:
-    run = untrained(folder, f"o-{name}", f"interaction: {{type: {name}}}", prepared)
-    card = export_run(run, folder / f"o-{name}-out", formats=["onnx"])
-    assert card["left_out"] == {}
-    assert card["formats"]["onnx"]["max_difference"] < 1e-6
-
-
-@pytest.mark.long
-@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="AOTInductor needs a C++ compiler")
-def test_aotinductor(run: Path, folder: Path) -> None:
-    card = export_run(run, folder / "aoti", formats=["aoti"])
-    assert card["left_out"] == {}
-    assert card["formats"]["aoti"]["max_difference"] < 1e-6
-
-
-def test_without_a_compiler_aotinductor_is_left_out(run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    card = export_run(run, folder / "no-compiler", formats=["aoti"])
-    assert card["formats"] == {}
-    assert "needs a C++ compiler, and there is no 'no-such-compiler'" in card["left_out"]["aoti"]
-    assert not (folder / "no-compiler" / "model.aoti.pt2").exists()
-
-
-def test_without_onnx_it_is_refused_if_asked_for_and_left_out_if_not(
-    run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_encoder_without_a_padded_form_is_served_eagerly(
+    folder: Path, with_history: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "onnxscript" else find(name, *a))
-    with pytest.raises(SetupError, match=r'pip install "genrec-plugins\[export\]"'):
-        export_run(run, folder / "no-onnx", formats=["onnx"])
-    monkeypatch.setattr("genrec_plugins.serving.export.DEFAULT", ("torchscript", "onnx"))
-    card = export_run(run, folder / "no-onnx")
-    assert set(card["formats"]) == {"torchscript"}
-    assert "genrec-plugins[export]" in card["left_out"]["onnx"]
+    """As a plugin's may be; the reason is in the card."""
+    monkeypatch.setattr("genrec_plugins.serving.plain.padded_form", lambda encoder: None)
+    model = "interaction: {type: dot}\n  encoder: {type: hstu}"
+    run = untrained(folder, "own", model, with_history, FIELDS + HISTORY)
+    card = export_run(run, folder / "own-out", formats=["export", "torchscript"])
+    assert set(card["left_out"]) == {"export", "torchscript"}
+    assert "the encoder has no padded form" in card["left_out"]["export"]
+    assert "the encoder has no padded form" in (folder / "own-out" / "model_card.md").read_text()
+    rows, expected = arrow(raw_rows()), own_scores(run)
+    for runtime in ("auto", "plain"):
+        assert np.abs(Exported.open(folder / "own-out", runtime=runtime).score(rows) - expected).max() < 1e-6
+    with pytest.raises(ConfigError, match="runtime 'script': the model cannot be traced"):
+        Exported.open(folder / "own-out", runtime="script")
 
 
 # -- what is in the directory ---------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from pydantic import (
 
 from genrec_plugins.config import PluginsConfig, apply_overrides, registry_of
 from genrec_registry import Config, ConfigError, Registry, config_union, default_registry, explain, read_yaml
-from genrec_registry.sizes import MAX_IDS, Count, CountOrNone, Layers, Length, Seed, Threads, Width
+from genrec_registry.sizes import MAX_IDS, Count, CountOrZero, Layers, Length, Seed, Threads, Width
 from genrec_registry.yaml_source import YamlSource, parse_yaml
 
 
@@ -171,7 +171,7 @@ class EvaluationConfig(Config):
         "own",
         description="under which the target is asked for: its own, or fixed values as {action: like}; others unknown",
     )
-    max_valid: CountOrNone = Field(
+    max_valid: CountOrZero = Field(
         0, description="validation questions while training, evenly over all; 0: all of them"
     )
     batch_events: Count = Field(32768, description="history events a forward")
@@ -186,7 +186,7 @@ class LumTraining(Config):
     table_lr: PositiveFloat | None = Field(None, description="learning rate of the embedding tables; null: lr")
     weight_decay: NonNegativeFloat = Field(0.01, description="AdamW's decay of matrices outside the tables")
     table_weight_decay: NonNegativeFloat = Field(0.0, description="AdamW's decay of the embedding tables")
-    warmup_steps: CountOrNone = Field(100, description="steps over which the learning rate rises from zero")
+    warmup_steps: CountOrZero = Field(100, description="steps over which the learning rate rises from zero")
     lr_schedule: Literal["constant", "linear", "cosine"] = Field("cosine", description="how the rate falls to zero")
     clip_grad_norm: NonNegativeFloat = Field(5.0, description="largest gradient norm; 0: no clipping")
     event_dropout: float = Field(
@@ -195,11 +195,11 @@ class LumTraining(Config):
     windows: Literal["last", "all"] = Field(
         "all", description="of users longer than max_length: their last events, or all, cut into windows"
     )
-    early_stop_patience: CountOrNone = Field(
+    early_stop_patience: CountOrZero = Field(
         5, description="stop after this many evaluations without a better NDCG@10 on valid; 0: never"
     )
     evaluate_every: Count = Field(1, description="epochs between evaluations on valid")
-    checkpoint_every: CountOrNone = Field(0, description="steps between checkpoints inside an epoch; 0: epoch ends")
+    checkpoint_every: CountOrZero = Field(0, description="steps between checkpoints inside an epoch; 0: epoch ends")
     keep_checkpoints: Count = Field(2, description="checkpoints kept, newest first")
     log_every: Count = Field(20, description="steps between TensorBoard points")
     device: str = Field("auto", description="auto, cpu or cuda")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from genrec_registry import Config
-from genrec_registry.sizes import Count, CountOrNone, Threads, Width
+from genrec_registry.sizes import Count, CountOrZero, Threads, Width
 
 
 class WarmStart(Config):
@@ -26,11 +26,11 @@ class _Training(Config):
 
     batch_size: Count = Field(4096, description="B, rows a step, of all processes together")
     eval_batch_size: Count = Field(16384, description="rows a forward in evaluation, of all processes together")
-    early_stop_patience: CountOrNone = Field(
+    early_stop_patience: CountOrZero = Field(
         0, description="stop after this many evaluations without a better monitor; 0: never"
     )
     monitor: Literal["auc", "logloss"] = Field("auc", description="validation metric that picks the best weights")
-    checkpoint_every: CountOrNone = Field(0, description="steps between checkpoints inside an epoch; 0: epoch ends")
+    checkpoint_every: CountOrZero = Field(0, description="steps between checkpoints inside an epoch; 0: epoch ends")
     keep_checkpoints: Count = Field(2, description="checkpoints kept, newest first")
     log_every: Count = Field(20, description="steps between points in TensorBoard and the other trackers")
     trackers: tuple[TrackerName, ...] = Field(
@@ -116,7 +116,7 @@ class TorchRecTraining(_Training):
     lr_schedule: Literal["constant", "linear", "cosine"] = Field(
         "constant", description="how both learning rates fall to zero over the run"
     )
-    warmup_steps: CountOrNone = Field(0, description="steps over which both learning rates rise from zero")
+    warmup_steps: CountOrZero = Field(0, description="steps over which both learning rates rise from zero")
     sharding: ShardingConfig = Field(default_factory=ShardingConfig, description="how tables lie over the processes")
 
     @model_validator(mode="after")
@@ -136,7 +136,7 @@ class BarsTraining(_Training):
 
     preset: Literal["bars"] = "bars"
     epochs: Count = Field(100, description="passes at most; the plateau rule stops earlier")
-    early_stop_patience: CountOrNone = Field(2, description="evaluations without a better monitor before the stop")
+    early_stop_patience: CountOrZero = Field(2, description="evaluations without a better monitor before the stop")
     lr: PositiveFloat = Field(1e-3, description="Adam's learning rate")
     embedding_l2: NonNegativeFloat = Field(1e-5, description="lambda of the L2 penalty on the tables")
     net_l2: NonNegativeFloat = Field(0.0, description="lambda of the L2 penalty on everything else")

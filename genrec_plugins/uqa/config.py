@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from genrec_plugins.config import apply_overrides
 from genrec_registry import Config, explain, read_yaml
-from genrec_registry.sizes import Count, CountOrNone, Length, Threads, Width
+from genrec_registry.sizes import Count, CountOrZero, Length, Threads, Width
 from genrec_registry.yaml_source import YamlSource, parse_yaml
 
 
@@ -19,7 +19,7 @@ class QuestionFiles(Config):
 
     train: str = Field(description="questions to learn from")
     test: str | None = Field(None, description="questions to report the accuracy on")
-    limit: CountOrNone = Field(0, description="use only the first so many of either file; 0: all")
+    limit: CountOrZero = Field(0, description="use only the first so many of either file; 0: all")
 
 
 class EncoderUsers(Config):
@@ -90,7 +90,7 @@ class UqaTraining(Config):
     encoder_lr: PositiveFloat = Field(1e-5, description="learning rate of a tuned encoder")
     llm_lr: PositiveFloat = Field(1e-6, description="learning rate of a tuned language model")
     weight_decay: NonNegativeFloat = Field(0.0, description="AdamW's decay")
-    warmup_steps: CountOrNone = Field(0, description="steps over which the rates rise from zero")
+    warmup_steps: CountOrZero = Field(0, description="steps over which the rates rise from zero")
     lr_schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="how the rates fall to zero")
     clip_grad_norm: NonNegativeFloat = Field(1.0, description="largest gradient norm; 0: no clipping")
     device: str = Field("auto", description="auto, cpu or cuda")

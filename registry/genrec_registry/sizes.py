@@ -39,7 +39,7 @@ Rows: TypeAlias = Annotated[int, Gt(0), Le(MAX_IDS)]
 #: how many rows, steps or epochs; a number that takes no memory by itself
 Count: TypeAlias = Annotated[int, Gt(0), Lt(2**31)]
 #: the same where 0 has a meaning
-CountOrNone: TypeAlias = Annotated[int, Ge(0), Lt(2**31)]
+CountOrZero: TypeAlias = Annotated[int, Ge(0), Lt(2**31)]
 #: threads of a processor, 0 for a default
 Threads: TypeAlias = Annotated[int, Ge(0), Le(4096)]
 #: what random numbers begin at

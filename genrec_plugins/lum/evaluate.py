@@ -135,30 +135,73 @@ def evaluate(
         ``recall@K``, ``ndcg@K``, ``mrr``, ``questions``, and for a Scorer ``loss``: the mean full-softmax
         cross-entropy.
     """
+    parts = _asked(model, questions, asked, device, chosen, reporter, name)
+    ranks = np.concatenate([ranks for _, ranks, _ in parts])
+    found: dict[str, Any] = metrics_of(ranks)
+    losses = [loss for _, _, loss in parts if loss is not None]
+    if losses:
+        found["loss"] = float(torch.cat(losses).double().mean())
+    found["questions"] = len(ranks)
+    return found
+
+
+def question_ranks(
+    model: nn.Module,
+    questions: EvalSet,
+    asked: Asked,
+    device: torch.device,
+    *,
+    chosen: npt.NDArray[np.int64] | None = None,
+    reporter: Reporter | None = None,
+    name: str = "questions",
+) -> npt.NDArray[np.float64]:
+    """Rank of the right item of each question, as :func:`evaluate` finds it; in the order of the questions.
+
+    Args:
+        model: see :func:`evaluate`, as for the others.
+        questions: histories and targets.
+        asked: how to ask.
+        device: where the model is.
+        chosen: indices of the questions to ask, ascending; all if None.
+        reporter: told of progress.
+        name: of the questions, for progress.
+    """
+    parts = _asked(model, questions, asked, device, chosen, reporter, name)
+    rows = np.concatenate([rows for rows, _, _ in parts])
+    ranks: npt.NDArray[np.float64] = np.concatenate([ranks for _, ranks, _ in parts])[np.argsort(rows)]
+    return ranks
+
+
+def _asked(
+    model: nn.Module,
+    questions: EvalSet,
+    asked: Asked,
+    device: torch.device,
+    chosen: npt.NDArray[np.int64] | None,
+    reporter: Reporter | None,
+    name: str,
+) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], Tensor | None]]:
+    """Batches of question indices, ranks and, from a Scorer, losses."""
     was_training = model.training
     model.eval()
     reporter = reporter or Quiet()
     total = len(questions) if chosen is None else len(chosen)
-    parts: list[tuple[npt.NDArray[np.int64], Tensor, Tensor | None]] = []
+    parts: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], Tensor | None]] = []
     done = 0
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=asked.amp):
         vectors = model.catalogue_vectors() if isinstance(model, Scorer) else None
         most = max(1, SCORES // len(vectors)) if vectors is not None else None
         for rows, batch, targets, conditions in _batches(questions, asked, chosen, most, device):
+            losses = None
             if vectors is not None:
-                parts.append((rows, *_scored(model, vectors, batch, targets, conditions, asked.exclude_seen)))
+                ranks, losses = _scored(model, vectors, batch, targets, conditions, asked.exclude_seen)
             else:
-                parts.append((rows, _listed(model, batch, targets, conditions, asked.exclude_seen), None))
+                ranks = _listed(model, batch, targets, conditions, asked.exclude_seen)
+            parts.append((rows, ranks.cpu().numpy(), losses))
             done += len(rows)
             reporter.rows(stage=f"asking {name}", rows=done, total=total)
     model.train(was_training)
-    ranks = torch.cat([rank for _, rank, _ in parts]).cpu().numpy()
-    found: dict[str, Any] = metrics_of(ranks)
-    losses = [loss for _, _, loss in parts if loss is not None]
-    if losses:
-        found["loss"] = float(torch.cat(losses).double().mean())
-    found["questions"] = total
-    return found
+    return parts
 
 
 def _scored(

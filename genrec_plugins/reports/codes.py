@@ -62,15 +62,19 @@ def prefix_tree(codes: ItemCodes, depth: int = 3, least: int = 1) -> list[Prefix
 
 
 def code_paths(config: Mapping[str, Any]) -> dict[str, Path]:
-    """Field -> where its semantic IDs were read from, in a run's config.
+    """Field -> where its semantic IDs were read from, in a run's config; ``items`` of a pre-training run.
 
     Example::
 
         >>> code_paths({"fields": {"item": {"type": "semantic-id", "codes": "sid"}, "C1": {"type": "categorical"}}})
         {'item': PosixPath('sid')}
+        >>> code_paths({"items": {"codes": "sid"}})
+        {'items': PosixPath('sid')}
     """
-    fields = config.get("fields") or {}
-    return {
+    fields, items = config.get("fields") or {}, config.get("items")
+    of_items = items.get("codes") if isinstance(items, Mapping) else None
+    own = {"items": Path(of_items)} if isinstance(of_items, str) else {}
+    return own | {
         name: Path(field["codes"])
         for name, field in fields.items()
         if isinstance(field, Mapping) and field.get("type") == "semantic-id" and "codes" in field

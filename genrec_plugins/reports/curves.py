@@ -57,7 +57,7 @@ def learning_curve(run: RunFacts) -> LearningCurve:
         mean_loss=_points(run.history, lambda entry: entry.get("train_loss")),
         valid={
             name: points
-            for name in ("auc", "logloss", "ne", "calibration")
+            for name in ("auc", "logloss", "ne", "calibration", "recall@10", "ndcg@10", "mrr")
             if (points := _points(run.history, lambda entry, name=name: (entry.get("valid") or {}).get(name)))
         },
         best_step=next((entry.get("step") for entry in run.history if entry.get("epoch") == best), None),

@@ -12,12 +12,10 @@ from genrec_adapters.state import parse_json
 from genrec_plugins.files import written_aside
 from genrec_plugins.reports import plots
 from genrec_plugins.reports.codes import code_paths, prefix_tree
+from genrec_plugins.reports.layout import Section, Table, draw
 from genrec_plugins.reports.runs import distinct_names, finite, read_run
 from genrec_plugins.reports.sections import (
-    Section,
-    Table,
     calibration_section,
-    draw,
     learning_section,
     run_sections,
     runs_section,

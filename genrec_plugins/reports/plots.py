@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from genrec_plugins.reports.fat import Routes
+    from genrec_plugins.reports.pretrained import Answers, Loss
 
 _KINDS = {"q": "W_Q", "k": "W_K", "v": "W_V", "ffn1": "W_1", "ffn2": "W_2"}
 
@@ -46,6 +47,37 @@ def learning_figure(curves: Sequence[LearningCurve]) -> Figure:
     losses.set(xlabel="step", ylabel="logloss")
     aucs.set(xlabel="step", ylabel="AUC on validation rows; ring: weights kept")
     for axes in (losses, aucs):
+        axes.grid(alpha=0.3)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=8)
+    return figure
+
+
+def pretraining_figure(curves: Sequence[LearningCurve]) -> Figure:
+    """Training loss over steps on the left, recall@10 and NDCG@10 on validation questions on the right."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    losses, found = figure.subplots(1, 2)
+    for number, curve in enumerate(curves):
+        colour = f"C{number % 10}"
+        if curve.loss:
+            steps, values = np.array(curve.loss).T
+            losses.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+            if len(values) > 20:
+                losses.plot(steps, _smooth(values), color=colour, linewidth=1.2)
+        _line(losses, curve.mean_loss, colour, f"{curve.name}, mean of an epoch")
+        for name, marker in (("recall@10", "o"), ("ndcg@10", "s")):
+            points = curve.valid.get(name, ())
+            if points:
+                steps, values = zip(*points, strict=True)
+                found.plot(steps, values, color=colour, marker=marker, markersize=4, label=f"{curve.name}, {name}")
+            best = dict(points).get(curve.best_step or -1)
+            if best is not None:
+                found.plot([curve.best_step], [best], "o", color=colour, markersize=11, fillstyle="none")
+    losses.set(xlabel="step", ylabel="training loss")
+    found.set(xlabel="step", ylabel="validation questions; ring: weights kept")
+    for axes in (losses, found):
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8)
@@ -145,6 +177,36 @@ def importance_figure(found: Importance) -> Figure:
     axes.set_ylim(len(fields) - 0.4, -0.6)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_xlabel("AUC lost when the field is shuffled; mean and standard deviation")
+    axes.grid(alpha=0.3, axis="x")
+    return figure
+
+
+def answers_figure(groups: Sequence[Answers], label: str) -> Figure:
+    """Recall@10 of groups of questions with 95 % intervals, and how many questions each has."""
+    figure, axes = new_figure(5.2, 3.6)
+    places = range(len(groups))
+    errors = [Z95 * one.recall_error for one in groups]
+    axes.errorbar(places, [one.recall for one in groups], yerr=errors, fmt="o", capsize=3)
+    names = [f"{one.name}\n({one.questions:,})" for one in groups]
+    axes.set_xticks(places, names, fontsize=8, rotation=30 if len(groups) > 5 else 0)
+    axes.set_ylim(bottom=0)
+    axes.margins(x=0.1)
+    axes.set(xlabel=f"{label} (questions)", ylabel="recall@10, 95 % interval")
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def losses_figure(losses: Sequence[Loss]) -> Figure:
+    """A bar a part of the questions: mean loss of recall@10 and its standard deviation over the shuffles."""
+    losses = sorted(losses, key=lambda one: -float(np.mean(one.recall_drops)))
+    figure, axes = new_figure(7, max(2.2, 0.3 * len(losses) + 1))
+    means = [float(np.mean(one.recall_drops)) for one in losses]
+    deviations = [float(np.std(one.recall_drops)) for one in losses]
+    axes.barh(range(len(losses)), means, xerr=deviations, capsize=2, color="C0", error_kw={"linewidth": 0.8})
+    axes.set_yticks(range(len(losses)), [one.part for one in losses], fontsize=8)
+    axes.set_ylim(len(losses) - 0.4, -0.6)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_xlabel("recall@10 lost when the part is shuffled; mean and standard deviation")
     axes.grid(alpha=0.3, axis="x")
     return figure
 

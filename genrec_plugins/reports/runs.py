@@ -38,7 +38,8 @@ class RunFacts:
         history: an entry an evaluation.
         valid: metrics on the validation rows, of the weights that were kept.
         test: metrics on the test rows.
-        facts: parameters, rows_per_second, train_seconds, best_epoch, versions: those that are known.
+        facts: parameters, rows_per_second (events_per_second of pre-training), train_seconds, best_epoch, versions:
+            those that are known.
         prepared: directory of its prepared rows; empty where it has none.
         identity: digests of its rows; equal ones mean equal rows.
         modified: time of its newest file, seconds since 1970.
@@ -135,7 +136,7 @@ def read_run(directory: str | Path, name: str | None = None) -> RunFacts:
     except (OSError, ValueError) as error:
         note = _short(error, _METRICS)
         return RunFacts(**known, status="broken", note=note, facts=facts, modified=modified)
-    for key in ("best_epoch", "rows_per_second", "train_seconds"):
+    for key in ("best_epoch", "rows_per_second", "events_per_second", "train_seconds"):
         if key in metrics:
             facts[key] = metrics[key]
     return RunFacts(

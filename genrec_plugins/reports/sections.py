@@ -3,74 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
-from genrec_plugins.figures import inline_svg, svg_settings
 from genrec_plugins.reports import plots
 from genrec_plugins.reports.groups import Z95, auc_difference
+from genrec_plugins.reports.layout import Section, Table, draw
+from genrec_plugins.reports.pretrained_sections import answered_sections, paired_answers, pretraining_curves
 from genrec_plugins.reports.runs import differences, same_rows
 from genrec_plugins.reports.study import Predicted, RunStudy, comparable
 from genrec_plugins.reports.tables import GROUP_HEADER, auc_text, group_cells, metric_table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """Cells under a header; ``folded`` ones are opened by a click."""
-
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    caption: str = ""
-    folded: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plot:
-    """A figure as SVG text."""
-
-    caption: str
-    svg: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Section:
-    """A part of the page.
-
-    Args:
-        key: its anchor, unique in the page.
-        title: its heading.
-        level: of the heading.
-        missing: why there is nothing, in one line.
-        says: sentences above tables and plots.
-        tables: in their order.
-        plots: in their order.
-    """
-
-    key: str
-    title: str
-    level: int = 2
-    missing: str = ""
-    says: Sequence[str] = ()
-    tables: Sequence[Table] = ()
-    plots: Sequence[Plot] = ()
-
-
-def draw(key: str, caption: str, make: Callable[..., Figure], *arguments: Any) -> Plot:
-    """A figure, drawn with the page's settings.
-
-    Args:
-        key: unique in the page.
-        caption: above the figure.
-        make: draws it.
-        arguments: of ``make``.
-    """
-    with svg_settings(key):
-        figure = make(*arguments)
-    return Plot(caption=caption, svg=inline_svg(figure, key, caption))
 
 
 def runs_section(studies: Sequence[RunStudy]) -> Section:
@@ -81,6 +23,7 @@ def runs_section(studies: Sequence[RunStudy]) -> Section:
     alike = comparable(studies)
     if len(alike) > 1 and _of(alike[0]).overall.measured:
         tables.append(_paired(alike))
+    tables += paired_answers(studies)
     changed = differences(facts)
     if changed:
         body = [[key, *values] for key, values in changed.items()]
@@ -113,18 +56,17 @@ def _of(study: RunStudy) -> Predicted:
 
 
 def learning_section(studies: Sequence[RunStudy]) -> Section:
-    """Learning curves of all runs in one figure."""
-    curves = [study.curve for study in studies if study.curve.steps]
+    """Learning curves of all rankers in one figure, and of all pre-training runs in another."""
+    curves = [study.curve for study in studies if study.curve.steps and study.facts.kind != "lum"]
+    pretrained = [study.curve for study in studies if study.curve.steps and study.facts.kind == "lum"]
     title = "Learning curves"
-    if not curves:
+    if not curves and not pretrained:
         return Section(key="learning", title=title, missing="no run has a history or TensorBoard's files")
-    says = [f"{curve.name} wrote no training loss for single steps." for curve in curves if not curve.loss]
-    return Section(
-        key="learning",
-        title=title,
-        says=says,
-        plots=[draw("learning", "Logloss and AUC while training", plots.learning_figure, curves)],
-    )
+    says = [
+        f"{curve.name} wrote no training loss for single steps." for curve in (*curves, *pretrained) if not curve.loss
+    ]
+    drawn = [draw("learning", "Logloss and AUC while training", plots.learning_figure, curves)] if curves else []
+    return Section(key="learning", title=title, says=says, plots=[*drawn, *pretraining_curves(pretrained)])
 
 
 def calibration_section(studies: Sequence[RunStudy]) -> Section:
@@ -155,7 +97,8 @@ def calibration_section(studies: Sequence[RunStudy]) -> Section:
 
 
 def _problems(studies: Sequence[RunStudy]) -> str:
-    return "; ".join(f"{study.facts.name}: {study.problem}" for study in studies)
+    answers = "a pre-training run ranks items, and predicts no rates"
+    return "; ".join(f"{study.facts.name}: {study.problem or answers}" for study in studies)
 
 
 def slices_section(found: Predicted, key: str) -> Section:
@@ -298,6 +241,8 @@ def run_sections(study: RunStudy, key: str) -> list[Section]:
         study: the run.
         key: unique in the page.
     """
+    if study.answered is not None:
+        return answered_sections(study.facts, study.answered, key)
     if study.predicted is None:
         return [Section(key=key, title=study.facts.name, missing=study.problem)]
     found = study.predicted

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from genrec_adapters.rows import Rows
+from genrec_plugins.lum.run import LumRun
 from genrec_plugins.reports.curves import LearningCurve, learning_curve
 from genrec_plugins.reports.fat import Routes, field_routes, pair_table
 from genrec_plugins.reports.frequency import Frequencies, by_frequency, training_counts
 from genrec_plugins.reports.groups import Group, group_of
 from genrec_plugins.reports.importance import Importance, batches_of, permutation_importance
+from genrec_plugins.reports.pretrained import Answered, study_answers
 from genrec_plugins.reports.rows import SplitRows
 from genrec_plugins.reports.runs import RunFacts
 from genrec_plugins.reports.slices import FieldSlices, field_slices
@@ -42,7 +44,7 @@ class StudyOptions:
     """
 
     shuffles: int = 3
-    max_rows: int = 100_000
+    max_rows: int = 20_000
     slices: int = 5
     seed: int = 0
 
@@ -101,18 +103,21 @@ class RunStudy:
     Args:
         facts: what its directory says.
         curve: how it learned.
-        predicted: what its model does; None where ``problem`` says why.
-        problem: why nothing can be predicted.
+        predicted: what a ranker does; None where ``problem`` says why.
+        answered: what a pre-training run does, in its place.
+        problem: why neither is there.
     """
 
     facts: RunFacts
     curve: LearningCurve
     predicted: Predicted | None = None
+    answered: Answered | None = None
     problem: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        found = {"run": self.facts.as_dict(), "curve": self.curve.as_dict(), "problem": self.problem}
+        found: dict[str, Any] = {"run": self.facts.as_dict(), "curve": self.curve.as_dict(), "problem": self.problem}
+        found["answered"] = self.answered.as_dict() if self.answered else None
         return found | {"predicted": self.predicted.as_dict() if self.predicted else None}
 
 
@@ -128,11 +133,14 @@ def study_run(facts: RunFacts, options: StudyOptions | None = None, reporter: Re
     curve = learning_curve(facts)
     if facts.status == "broken":
         return RunStudy(facts=facts, curve=curve, problem=facts.note)
-    if facts.kind != "ranker":
-        return RunStudy(facts=facts, curve=curve, problem="no ranker of 'genrec train', which alone is looked into")
+    if facts.kind == "other":
+        return RunStudy(facts=facts, curve=curve, problem="neither of 'genrec train' nor of 'genrec lum pretrain'")
+    options = options or StudyOptions()
     reporter.message(f"{facts.name}: predictions")
     try:
-        predicted = _predicted(TrainedRun.open(facts.directory), options or StudyOptions(), reporter)
+        if facts.kind == "lum":
+            return RunStudy(facts=facts, curve=curve, answered=_answered(facts, options, reporter))
+        predicted = _predicted(TrainedRun.open(facts.directory), options, reporter)
     except GenrecError as error:
         return RunStudy(facts=facts, curve=curve, problem=str(error))
     if predicted is None:
@@ -177,6 +185,17 @@ def _predicted(trained: TrainedRun, options: StudyOptions, reporter: Reporter) -
         pairs=pair_table(model.model),
         routes=field_routes(model.model),
         tokens=list(model.model.token_names),
+    )
+
+
+def _answered(facts: RunFacts, options: StudyOptions, reporter: Reporter) -> Answered:
+    return study_answers(
+        LumRun.open(facts.directory),
+        shuffles=options.shuffles,
+        max_rows=options.max_rows,
+        values=options.slices,
+        seed=options.seed,
+        reporter=reporter,
     )
 
 

@@ -20,7 +20,9 @@ def number(metrics: Mapping[str, float], name: str) -> str:
         >>> number({"auc": 0.7712345}, "auc"), number({}, "auc")
         ('0.77123', '')
     """
-    return f"{metrics[name]:.5f}" if name in metrics else ""
+    if name not in metrics:
+        return ""
+    return f"{metrics[name]:,}" if isinstance(metrics[name], int) else f"{metrics[name]:.5f}"
 
 
 def metric_table(runs: Sequence[RunFacts]) -> tuple[list[str], list[list[str]]]:
@@ -30,7 +32,7 @@ def metric_table(runs: Sequence[RunFacts]) -> tuple[list[str], list[list[str]]]:
         runs: in the order of the rows.
     """
     names = list(dict.fromkeys(name for run in runs for name in run.test if name != "rows"))
-    monitored = [name for name in ("auc", "logloss") if any(name in run.valid for run in runs)]
+    monitored = [name for name in ("auc", "logloss", "recall@10", "ndcg@10") if any(name in run.valid for run in runs)]
     header = ["run", "status", "model", *(f"test {name}" for name in names), *(f"valid {name}" for name in monitored)]
     header += ["parameters", "best epoch", "rows/s"]
     rows = []
@@ -42,8 +44,9 @@ def metric_table(runs: Sequence[RunFacts]) -> tuple[list[str], list[list[str]]]:
 
 
 def facts_of(run: RunFacts) -> list[str]:
-    """Parameters, best epoch of all, rows a second: as text."""
-    parameters, best, speed = (run.facts.get(key) for key in ("parameters", "best_epoch", "rows_per_second"))
+    """Parameters, best epoch of all, rows (events of a pre-training run) a second: as text."""
+    parameters, best = run.facts.get("parameters"), run.facts.get("best_epoch")
+    speed = run.facts.get("rows_per_second", run.facts.get("events_per_second"))
     return [
         f"{parameters:,}" if isinstance(parameters, int) else "",
         f"{best} of {run.epochs}" if best is not None else "",

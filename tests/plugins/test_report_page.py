@@ -21,9 +21,9 @@ from genrec_plugins.interactions.fat_config import FatConfig
 from genrec_plugins.reports.codes import prefix_tree
 from genrec_plugins.reports.curves import learning_curve, logged_scalars
 from genrec_plugins.reports.fat import field_routes, pair_table
+from genrec_plugins.reports.layout import Section
 from genrec_plugins.reports.page import make_report
 from genrec_plugins.reports.runs import read_run
-from genrec_plugins.reports.sections import Section
 from genrec_plugins.reports.study import StudyOptions
 from genrec_plugins.scaling.curve import fit_curve
 from genrec_plugins.scaling.report import as_dict, columns, from_dict, rows, write_report

@@ -133,6 +133,20 @@ def test_short_texts_are_counted_as_in_a_loop_or_not_at_all(values: list[str]) -
 
 
 @few
+@given(texts, cuts, st.integers(1, 3), st.sampled_from([None, 2]), st.booleans(), st.booleans())
+def test_counts_stand_as_a_sort_puts_them(
+    values: list[str | None], at: list[int], least: int, most: int | None, empty: bool, nulls: bool
+) -> None:
+    counter = vocabulary.ValueCounter()
+    for piece in pieces(pl.DataFrame({"x": pl.Series(values, dtype=pl.String)}), at):
+        counter.add(piece["x"], nulls=nulls)
+    counted = Counter("" if value is None else value for value in values if value is not None or nulls)
+    kept = {value: count for value, count in counted.items() if count >= least and (empty or value)}
+    expected = sorted(kept.items(), key=lambda one: (-one[1], one[0].encode()))[:most]
+    assert counter.counts(min_count=least, max_size=most, empty=empty).rows() == expected
+
+
+@few
 @given(st.lists(st.text(max_size=12), max_size=30), st.integers(0, 2**63 - 1))
 def test_the_hash_is_the_one_it_is_documented_to_be(values: list[str], seed: int) -> None:
     series = pl.Series(values, dtype=pl.String)

@@ -49,10 +49,15 @@ class Categorical:
         """Counts values in mode ``vocabulary``; learns nothing in mode ``hash``."""
         if self.config.mode == "hash":
             return NothingToFit(self.restore)
-        values = text(self.column)
-        if self.config.missing != "value":
-            values = values.replace("", None)
-        return Counting(values, min_count=self.config.min_count, max_size=self.config.max_size, restore=self.restore)
+        known = self.config.missing == "value"
+        return Counting(
+            pl.col(self.column).cast(pl.String, strict=False),
+            min_count=self.config.min_count,
+            max_size=self.config.max_size,
+            restore=self.restore,
+            empty=known,
+            nulls=known,
+        )
 
     def restore(self, state: FieldState) -> Fitted:
         """The field with the vocabulary of ``state``."""

@@ -16,6 +16,7 @@ import polars as pl
 
 from genrec_adapters.field_types.base import Fitted
 from genrec_adapters.field_types.columns import LARGEST
+from genrec_adapters.field_types.short_texts import present
 from genrec_adapters.field_types.vocabulary import OOV, ValueCounter
 from genrec_registry import FieldState
 
@@ -51,7 +52,7 @@ def _as_counted(buckets: Integers, counts: Integers) -> pl.DataFrame:
 
 
 def _as_buckets(texts: pl.Series) -> Integers:
-    return texts.replace("", None).cast(pl.Int64).fill_null(MISSING).to_numpy()
+    return np.array([int(text) if text else MISSING for text in texts.to_list()], dtype=np.int64)
 
 
 class _Split:
@@ -72,12 +73,13 @@ class _Split:
             numbers = column.cast(pl.Float64, strict=False).to_numpy()
             self.others = log_squares(numbers)
         else:
-            whole = column.cast(pl.Int64)
-            values = whole.fill_null(0).to_numpy()
+            arrow = column.cast(pl.Int64).rechunk().to_arrow()
+            values = np.frombuffer(arrow.buffers()[1] or b"", dtype=np.int64)[arrow.offset :][: len(arrow)]
+            known = present(arrow)
             # As unsigned numbers, those below the first one are beyond the last one.
             self.places = np.minimum((values - _FIRST).view(np.uint64), np.uint64(_BEYOND)).view(np.int64)
-            if whole.null_count():
-                np.copyto(self.places, _MISSING_PLACE, where=whole.is_null().to_numpy())
+            if known is not None:
+                np.copyto(self.places, _MISSING_PLACE, where=~known)
             self.others = log_squares(values[self.places == _BEYOND].astype(np.float64))
         self.others[self.others == MISSING] = fill
 
@@ -130,8 +132,9 @@ class CountingLogSquares:
         """The field with the vocabulary found."""
         self._places[_BEYOND] = 0  # those were counted one by one
         buckets, of_place = _table(self._fill)
-        counts = np.bincount(of_place, weights=self._places).astype(np.int64)
-        seen = counts > 0
+        places = np.flatnonzero(self._places)
+        counts = np.bincount(of_place[places], weights=self._places[places]).astype(np.int64)
+        seen = np.flatnonzero(counts)
         self._others.add_counted(_as_counted(buckets[seen], counts[seen]))
         return self._restore(FieldState(tables={"vocabulary": self._others.counts(min_count=self._min_count)}))
 

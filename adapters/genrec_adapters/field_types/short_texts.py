@@ -24,7 +24,7 @@ def count_short_texts(texts: pl.Series) -> tuple[Keys, npt.NDArray[np.int64]] | 
     in a NUL, which the padding would swallow.
 
     Args:
-        texts: String series without nulls.
+        texts: String series; nulls are not counted.
 
     Example::
 
@@ -34,20 +34,58 @@ def count_short_texts(texts: pl.Series) -> tuple[Keys, npt.NDArray[np.int64]] | 
         >>> count_short_texts(pl.Series(["nine bytes"])) is None
         True
     """
-    if texts.is_empty():
-        return np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int64)
-    arrow = texts.rechunk().to_arrow(compat_level=pl.CompatLevel.newest())
-    if arrow.type != pa.string_view():
+    views = _views(texts)
+    if views is None:
         return None
-    views = np.frombuffer(arrow.buffers()[1], dtype=np.uint32)[4 * arrow.offset :][: 4 * len(arrow)]
-    lengths = views[::4]
-    if lengths.max() > _LONGEST:
-        return None
-    bytes_ = np.ndarray(len(arrow), dtype=np.uint64, buffer=views, offset=4, strides=(16,))
+    lengths, bytes_ = views
     keys, counts = np.unique(bytes_, return_counts=True)
     if lengths.sum(dtype=np.int64) != (_lengths(keys) * counts).sum():
         return None
     return keys, counts
+
+
+def short_keys(texts: pl.Series) -> Keys | None:
+    """The number of each text, nulls left out; None if the texts are not fit for it, see :func:`count_short_texts`.
+
+    Example::
+
+        >>> short_texts(short_keys(pl.Series(["b", "a", "b"]))).to_list()
+        ['b', 'a', 'b']
+    """
+    views = _views(texts)
+    if views is None or (_lengths(views[1]) != views[0]).any():
+        return None
+    return views[1]
+
+
+def _views(texts: pl.Series) -> tuple[npt.NDArray[np.uint32], Keys] | None:
+    """Bytes, and the first eight of them, of each text that is not null; None if one has more than eight."""
+    if texts.is_empty():
+        return np.empty(0, dtype=np.uint32), np.empty(0, dtype=np.uint64)
+    arrow = texts.rechunk().to_arrow(compat_level=pl.CompatLevel.newest())
+    if arrow.type != pa.string_view():
+        return None
+    views = np.frombuffer(arrow.buffers()[1], dtype=np.uint32)[4 * arrow.offset :][: 4 * len(arrow)]
+    lengths: npt.NDArray[np.uint32] = views[::4]
+    bytes_: Keys = np.ndarray(len(arrow), dtype=np.uint64, buffer=views, offset=4, strides=(16,))
+    known = present(arrow)
+    if known is not None:
+        lengths, bytes_ = lengths[known], bytes_[known]
+    return None if lengths.size and lengths.max() > _LONGEST else (lengths, bytes_)
+
+
+def present(arrow: pa.Array) -> npt.NDArray[np.bool_] | None:
+    """Which values are not null; None if all are there.
+
+    Example::
+
+        >>> present(pa.array([1, None, 3])).tolist()
+        [True, False, True]
+    """
+    if not arrow.null_count:
+        return None
+    bits = np.frombuffer(arrow.buffers()[0], dtype=np.uint8)
+    return np.unpackbits(bits, bitorder="little", count=arrow.offset + len(arrow))[arrow.offset :].view(np.bool_)
 
 
 def _lengths(keys: Keys) -> npt.NDArray[np.int64]:

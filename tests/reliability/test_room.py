@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from genrec_plugins.models import FieldDLRM, build_dlrm, swap_interaction
 from genrec_plugins.room import check_room, memory_of_machine
 from genrec_plugins.tokenizers.autoencoder_training import Bottleneck, train_autoencoder
 from genrec_plugins.tokenizers.configs import AutoencoderConfig
-from genrec_registry import ConfigError, FieldSpec, SparseFeature, default_registry
+from genrec_registry import ConfigError, FieldSpec, GenrecError, SparseFeature, default_registry
+from genrec_registry.config import tagged_config
 
 RUN = "{dataset: {type: criteo-kaggle, path: x}, model: {embedding_dim: 16, interaction: fat}}"
 
@@ -119,6 +121,30 @@ def test_autoencoders() -> None:
     config = AutoencoderConfig(hidden_sizes=(65536,) * 20)
     with pytest.raises(ConfigError, match=r"tokenizer.hidden_sizes: its parameters would take .*; choose smaller"):
         train_autoencoder(np.ones((4, 8), np.float32), config, 4, Bottleneck(), 1)
+
+
+def largest_of(name: str) -> dict[str, Any]:
+    """The largest value of each number of an interaction, and the longest list of small ones."""
+    component = default_registry().get("interaction", name)
+    found: dict[str, Any] = {}
+    for key, value in tagged_config(default_registry(), component).model_json_schema()["properties"].items():
+        for kind in (value, *value.get("anyOf", ())):
+            if kind.get("type") == "integer" or key.endswith("_ratio"):
+                found[key] = kind["maximum"]
+            elif "maxItems" in kind:
+                found[key] = [8] * kind["maxItems"]
+    return found
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", default_registry().names("interaction"))
+def test_each_number_at_its_bound(name: str) -> None:
+    """It is refused in a sentence, or there is a model: nothing between that crashes or takes memory."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for key, value in largest_of(name).items():
+        with suppress(GenrecError):
+            model_of(changes={"interaction": f"{{type: {name}, {key}: {value}}}"}, device="meta")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400 * 1024  # KiB
 
 
 def test_a_module_that_needs_values_is_not_checked() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,7 +26,7 @@ def preprocess(options: Options) -> list[Timed]:
     raw = options.raw
     notes = {"TorchRec tsv_to_npys": "no vocabularies"}
     ways: dict[str, Callable[[], object]] = {
-        "genrec preprocess": lambda: ours(raw, options.folder / "ours"),
+        "genrec preprocess": lambda: ours(raw, options.folder),
         "TorchRec tsv_to_npys": lambda: torchrecs(raw, options.folder),
     }
     with ExitStack() as others:
@@ -41,10 +41,10 @@ def preprocess(options: Options) -> list[Timed]:
 
 
 def ours(raw: Raw, folder: Path) -> None:
-    """Prepare the rows, as BARS does and FuxiCTR by default."""
+    """Prepare the rows, as BARS does and FuxiCTR by default, into a new folder: what is there is not done again."""
     dataset = {"type": "criteo-kaggle", "train": str(raw.path)}
-    prepare(dataset, folder, fields=criteo_fields(min_count=MIN_COUNT, preset=True))
-    shutil.rmtree(folder)
+    out = Path(tempfile.mkdtemp(prefix="ours-", dir=folder)) / "prepared"
+    prepare(dataset, out, fields=criteo_fields(min_count=MIN_COUNT, preset=True))
 
 
 def torchrecs(raw: Raw, folder: Path) -> None:

@@ -133,6 +133,7 @@ class RedisValues:
         except ImportError as error:
             raise SetupError('knowledge in Redis needs redis: pip install "genrec-plugins[redis]"') from error
         self._errors = (redis.RedisError, OSError)
+        self._locked = redis.AuthenticationError
         try:
             self._client: Any = client or redis.Redis.from_url(
                 url, socket_timeout=_REDIS_SECONDS, socket_connect_timeout=_REDIS_SECONDS
@@ -154,7 +155,7 @@ class RedisValues:
             for some in _batches(keys):
                 found.extend(self._client.mget([self.prefix + key for key in some]))
         except self._errors as error:
-            raise Problem(503, f"{self._name} does not answer ({error}); try again", retry_after=1) from error
+            raise Problem(503, self._failed(error), retry_after=1) from error
         return found
 
     def put_many(self, pairs: Iterable[tuple[bytes, bytes]]) -> None:
@@ -169,10 +170,17 @@ class RedisValues:
                 for key, value in some:
                     pipe.set(self.prefix + key, value)
                 pipe.execute()
+        except self._locked as error:
+            raise DataError(self._failed(error)) from error
         except self._errors as error:
             raise DataError(
                 f"{self._name}: cannot be written ({error}); is it Redis, and does it have room?"
             ) from error
+
+    def _failed(self, error: Exception) -> str:
+        if isinstance(error, self._locked):
+            return f"{self._name} lets nobody in without the right password; give it as redis://:PASSWORD@HOST:PORT/DB"
+        return f"{self._name} does not answer ({error}); try again"
 
 
 def open_knowledge(directory: Path, way: str, config: Mapping[str, Any]) -> KeyValueKnowledge:

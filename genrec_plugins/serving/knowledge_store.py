@@ -111,7 +111,10 @@ class KeyValueKnowledge(KnowledgeStore):
             user=text(self._columns["user"]), item=text(self._columns["item"]), time=number(self._columns["time"])
         )
         users, items = (found[name].unique().to_list() for name in ("user", "item"))
-        values = self._values.get_many([*(key_of(b"u", user) for user in users), *(key_of(b"i", i) for i in items)])
+        names = [*(key_of(b"u", user) for user in users), *(key_of(b"i", item) for item in items)]
+        digest, *values = self._values.get_many([b"m", *names])
+        if digest != self.digest.encode():  # else all users of a Redis that was emptied would be new ones
+            raise Problem(503, f"{self._values!r} has lost this knowledge; run 'genrec knowledge load' again")
         held = _Held(
             users=dict(zip(users, values[: len(users)], strict=True)),
             items=dict(zip(items, values[len(users) :], strict=True)),

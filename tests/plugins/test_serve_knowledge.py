@@ -7,49 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import fakeredis
-import numpy as np
 import polars as pl
 import pytest
 import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrec_adapters.knowledge import KnowledgeFacts, KnowledgeStore
+from genrec_adapters.knowledge import KnowledgeStore
 from genrec_plugins.serving import key_values
-from genrec_plugins.serving.export import export_run
 from genrec_plugins.serving.exported import Exported
 from genrec_plugins.serving.key_values import LmdbValues, RedisValues, load_knowledge, open_knowledge, redis_prefix
 from genrec_plugins.serving.knowledge_store import KeyValueKnowledge, key_of, pairs_of
 from genrec_plugins.serving.problems import Problem
 from genrec_plugins.serving.served import Served
 from genrec_plugins.serving.wire import Asked
-from genrec_plugins.training.run import prepare_run, train_run
 from genrec_registry import ConfigError, DataError
+from tests.plugins.knowledge_cases import ROWS, export_with_knowledge, write_store
 from tests.plugins.serve_cases import served
 from tests.plugins.test_serve_http import run
 
 LONG = "u" * 700
 CONFIG = {"user": "user", "item": "item", "time": "time"}
-
-
-def vectors(rows: np.ndarray) -> pl.Series:
-    return pl.Series(rows.astype(np.float32), dtype=pl.Array(pl.Float32, rows.shape[1]))
-
-
-def write_store(folder: Path, snapshots: list[tuple[str | None, int | None]], seed: int = 0) -> KnowledgeStore:
-    source = np.random.default_rng(seed)
-    users = pl.DataFrame(
-        {
-            "user": pl.Series([user for user, _ in snapshots], dtype=pl.String),
-            "last_event": pl.Series([time for _, time in snapshots], dtype=pl.Int64),
-            "like": vectors(source.normal(size=(len(snapshots), 3))),
-            "buy": vectors(source.normal(size=(len(snapshots), 3))),
-        }
-    ).sort("user", "last_event", nulls_last=False)
-    names = [f"i{number}" for number in range(5)] + ["ä" * 300]
-    items = pl.DataFrame({"item": names, "vector": vectors(source.normal(size=(6, 3)))})
-    facts = KnowledgeFacts(model="0" * 64, trained_until=5, queries=("like", "buy"), dim=3)
-    return KnowledgeStore.write(folder, [users], items, facts)
 
 
 SNAPSHOTS = [(None, None), ("a", None), ("a", 10), ("a", 20), ("b", 15), ("ü", None), (LONG, 1), ("c", -5), ("c", 0)]
@@ -133,7 +111,7 @@ def test_held_rows_are_read_in_two_steps(tmp_path: Path) -> None:
     rows = pl.DataFrame({"user": ["a", "b", "a", "?"], "item": ["i0", "i1", "i0", "?"], "time": [30, 30, 15, 30]})
     calls.clear()
     by_key.hold(rows.to_arrow())
-    assert calls == [3 + 3, 4 + 2]  # users and items; rows (the cold one, too) and item vectors
+    assert calls == [1 + 3 + 3, 4 + 2]  # the digest, users and items; rows (the cold one, too) and item vectors
     by_key.lookup(rows["user"], rows["time"], rows["item"])
     assert len(calls) == 2
 
@@ -196,40 +174,7 @@ def test_two_models_of_one_store_share_its_file(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("knowledge")
-    store = write_store(folder / "store", [(None, None), *((f"u{number}", 5) for number in range(8))])
-    source = np.random.default_rng(1)
-    rows = pl.DataFrame(
-        {
-            "user": [f"u{number}" for number in source.integers(0, 10, 300)],
-            "item": [f"i{number}" for number in source.integers(0, 6, 300)],
-            "time": source.integers(6, 90, 300),
-            "label": source.integers(0, 2, 300),
-        }
-    )
-    rows.write_parquet(folder / "rows.parquet")
-    from genrec_plugins.config import parse_run
-
-    run_ = parse_run(
-        f"""
-dataset: {{type: parquet, path: {folder}/rows.parquet, label: label}}
-split: {{type: shuffled, seed: 1}}
-fields:
-  "{{user,item}}": categorical
-  knowledge: {{type: lum-knowledge, store: {store.directory}}}
-model: {{embedding_dim: 4, over_arch: [8], interaction: {{type: dot}}}}
-train: {{batch_size: 50, epochs: 1, threads: 1, embedding_lr: 0.2, dense_lr: 0.01}}
-"""
-    )
-    train_run(run_, folder / "run", prepare_run(run_, folder / "prepared"))
-    export_run(folder / "run", folder / "export", formats=())
-    return folder / "export"
-
-
-ROWS = [
-    {"user": user, "item": item, "time": time}
-    for user, item, time in [("u1", "i1", 9), ("u2", "i0", 6), ("u9", "i2", 7), (None, None, None), ("u1", "i1", None)]
-]
+    return export_with_knowledge(tmp_path_factory.mktemp("knowledge"))
 
 
 @pytest.mark.parametrize("way", ["lmdb", "lmdb:FOLDER", "redis://here"])

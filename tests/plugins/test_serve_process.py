@@ -13,18 +13,21 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from genrec_plugins.cli import main
 from genrec_plugins.cli.serve import api_keys, settings_of
 from genrec_plugins.serving.export import export_run
+from genrec_plugins.serving.exported import Exported
 from genrec_registry import ConfigError
 from tests.plugins.serve_cases import put, row
-from tests.plugins.serving_cases import trained
+from tests.plugins.serving_cases import arrow, raw_rows, trained
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -186,3 +189,57 @@ def test_the_command_serves_a_real_export(tmp_path: Path, capsys: pytest.Capture
         assert 0 < answer.json()["probabilities"][0] < 1
         server.send_signal(signal.SIGTERM)
         assert server.wait(30) == 0
+
+
+@pytest.mark.long
+def test_real_exports_take_over_under_load_and_drop_no_request(tmp_path: Path) -> None:
+    """A link that is moved, and an export that is written anew in its place; each answer is its model's."""
+    rows = raw_rows(8, seed=4)
+    models = {"dot": "interaction: {type: dot}", "fat": "interaction: {type: fat, num_heads: 2}"}
+    runs = {name: trained(tmp_path, name, model) for name, model in models.items()}
+    expected = {}
+    for name, run in runs.items():
+        export_run(run, tmp_path / f"{name}-export", formats=())
+        found = Exported.open(tmp_path / f"{name}-export")
+        expected[found.digest] = found.score(arrow(rows))
+    first, second = expected
+    (tmp_path / "current").symlink_to("dot-export")
+    body = {"rows": rows.drop("label").to_dicts()}
+    stop, seen = threading.Event(), []
+
+    def load() -> int:
+        count = 0
+        with httpx.Client(timeout=60) as client:
+            while not stop.is_set():
+                answer = client.post(f"{url}/score", json=body)
+                assert answer.status_code == 200, answer.text
+                digest = answer.json()["model"]
+                assert np.abs(np.array(answer.json()["probabilities"]) - expected[digest]).max() <= 1e-6
+                seen.append(digest)
+                count += 1
+        return count
+
+    def wait_for(digest: str) -> None:
+        end = time.monotonic() + 60
+        while seen[-1:] != [digest]:
+            assert not any(one.done() for one in asked)
+            assert time.monotonic() < end, f"{digest[:8]} does not take over"
+            time.sleep(0.01)
+
+    words = ["-m", "genrec_plugins.cli", "serve", str(tmp_path), "--port", "0", "--set", "watch_seconds=0.1"]
+    words += ["--set", "deadline_seconds=60"]
+    with process(words) as (_, url), ThreadPoolExecutor(6) as clients:
+        asked = [clients.submit(load) for _ in range(6)]
+        try:
+            wait_for(first)
+            for name, digest in [("fat", second), ("dot", first)] * 3:
+                (tmp_path / "next").symlink_to(f"{name}-export")
+                (tmp_path / "next").replace(tmp_path / "current")
+                wait_for(digest)
+            export_run(runs["fat"], tmp_path / "dot-export", formats=())  # in the place of the one that is served
+            wait_for(second)
+        finally:
+            stop.set()
+        assert min(one.result() for one in asked) > 0
+    changes = [one for one, before in pairwise([*seen, ""]) if one != before]
+    assert len(changes) >= 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,10 @@ import numpy as np
 from genrec_adapters.read_ahead import read_ahead
 from genrec_registry.errors import DataError
 
-BLOCK_BYTES = 16 << 20
-_READ_BYTES = 4 << 20
+BLOCK_BYTES = 8 << 20
+_READ_BYTES = 8 << 20
+_NEAR_BYTES = 16 << 10
+_HEAD_BYTES = 512
 _LONGEST_LINE = 16 << 20
 _COUNT_BYTES = 1 << 20
 _GZIP, _ZIP, _TAR, _BOM = b"\x1f\x8b", b"PK\x03\x04", b"ustar", b"\xef\xbb\xbf"
@@ -126,12 +129,12 @@ def _lines(pieces: Iterator[bytes], block_bytes: int, *, whole: bool) -> Iterato
 def _pieces(path: str) -> Iterator[bytes]:
     try:
         with Path(path).open("rb") as file:
-            head = file.read(_READ_BYTES)
+            head = file.read(_HEAD_BYTES)
             if not head:
                 raise DataError(f"{path}: is empty (0 bytes), expected rows; download it again")
             if head.startswith(_ZIP):
                 raise DataError(f"{path}: is a zip archive, expected a text file or a gzipped one; unpack it first")
-            pieces = _inflate(head, file) if head.startswith(_GZIP) else _plain(head, file)
+            pieces = _inflate(head, file) if head.startswith(_GZIP) else _plain(file)
             first = next(pieces, b"")
             if first[257:262] == _TAR:
                 raise DataError(f"{path}: is a tar archive, expected a text file or a gzipped one; unpack it first")
@@ -157,16 +160,22 @@ def is_plain(path: str) -> bool:
     """Whether a file is neither gzipped nor an archive, by its first bytes; not if it cannot be read."""
     try:
         with Path(path).open("rb") as file:
-            head = file.read(512)
+            head = file.read(_HEAD_BYTES)
             return not head.startswith((_GZIP, _ZIP)) and head[257:262] != _TAR
     except OSError:
         return False
 
 
-def _plain(head: bytes, file: BinaryIO) -> Iterator[bytes]:
-    yield head
-    while piece := file.read(_READ_BYTES):
+def _plain(file: BinaryIO) -> Iterator[bytes]:
+    """Pieces that end where a line ends, if one does soon enough: such a piece is a block and need not be copied."""
+    place = file.seek(0)
+    while True:
+        near = os.pread(file.fileno(), _NEAR_BYTES, place + _READ_BYTES)
+        piece = file.read(_READ_BYTES + near.find(b"\n") + 1)
+        if not piece:
+            return
         yield piece
+        place += len(piece)
 
 
 def _inflate(head: bytes, file: BinaryIO) -> Iterator[bytes]:

@@ -67,8 +67,7 @@ class Categorical:
         values = pl.col(self.column).cast(pl.String, strict=False)
         encoded = ids.of(values)
         if self.config.missing == "value":
-            empty = pl.select(ids.of(pl.lit(""))).item()
-            encoded = pl.when(values.is_null()).then(pl.lit(empty, dtype=pl.Int32)).otherwise(encoded)
+            encoded = pl.when(values.is_null()).then(pl.lit(ids.of_one(""), dtype=pl.Int32)).otherwise(encoded)
         else:
             missing = values.is_null() | (values == "")
             encoded = pl.when(missing).then(pl.lit(OOV + own, dtype=pl.Int32)).otherwise(encoded)

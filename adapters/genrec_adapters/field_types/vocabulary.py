@@ -194,6 +194,9 @@ class Ids(Protocol):
     def of(self, texts: pl.Expr) -> pl.Expr:
         """Int32 ids of the String expression ``texts``; :data:`OOV` for what is not known. Row by row."""
 
+    def of_one(self, text: str) -> int:
+        """The id of one text."""
+
 
 class VocabularyIds:
     """Ids of a vocabulary's values; :data:`OOV` for all others and for null.
@@ -223,6 +226,11 @@ class VocabularyIds:
         place = texts.cast(self._enum, strict=False).to_physical().cast(pl.Int32)
         return (place + self._first).fill_null(OOV)
 
+    def of_one(self, text: str) -> int:
+        """See :class:`Ids`."""
+        found = self._enum.categories == text
+        return self._first + int(found.arg_max() or 0) if found.any() else OOV
+
 
 class HashIds:
     """Ids ``first + hash % num_buckets``; :data:`OOV` for null only.
@@ -242,6 +250,10 @@ class HashIds:
     def of(self, texts: pl.Expr) -> pl.Expr:
         """See :class:`Ids`."""
         return bucket(texts, self._num_buckets, first=self._first, seed=self._seed).fill_null(OOV)
+
+    def of_one(self, text: str) -> int:
+        """See :class:`Ids`."""
+        return int(pl.select(self.of(pl.lit(text))).item())
 
 
 def ids_for(config: ValuesConfig, tables: Mapping[str, pl.DataFrame], *, first: int = OOV + 1) -> Ids:

@@ -19,6 +19,7 @@ from genrec_plugins.encoders.causal_stack import CausalStack
 from genrec_plugins.lum.batches import SequenceBatch
 from genrec_plugins.lum.beam import Found, beam_search
 from genrec_plugins.lum.prefix_tree import PrefixTree
+from genrec_plugins.module_names import module_name
 from genrec_registry.errors import DataError, ModelError
 
 #: beams searched at once; the suffixes of all of them are in memory together
@@ -73,7 +74,9 @@ class CodeTokens(nn.Module):
         super().__init__()
         self.begin = nn.Parameter(torch.empty(hidden))
         self.codes = nn.ModuleList(nn.Embedding(size + 1, hidden) for size in sizes)
-        self.conditions = nn.ModuleDict({name: nn.Embedding(size, hidden) for name, size in conditions.items()})
+        self.names = tuple(conditions)
+        tables = {module_name(name): nn.Embedding(size, hidden) for name, size in conditions.items()}
+        self.conditions = nn.ModuleDict(tables)
         self.users = nn.Embedding(users, hidden) if users else None
         self.reset_parameters()
 
@@ -87,7 +90,7 @@ class CodeTokens(nn.Module):
     def condition(self, conditions: Mapping[str, Tensor], count: int) -> Tensor:
         """Condition tokens ``[count, h]`` of ``[count]`` ids by condition; one that is not named is unknown, id 0."""
         token = self.begin.expand(count, -1)
-        for name, table in self.conditions.items():
+        for name, table in zip(self.names, self.conditions.values(), strict=True):
             assert isinstance(table, nn.Embedding)
             token = token + (table(conditions[name]) if name in conditions else table.weight[0])
         return token

@@ -16,6 +16,7 @@ from genrec_plugins.lum.config import InfoNCEObjective
 from genrec_plugins.lum.contrast import questions
 from genrec_plugins.lum.negatives import NegativeSampler
 from genrec_plugins.lum.rivals import rival_loss, rival_mask
+from genrec_plugins.module_names import module_name
 
 #: catalogue rows whose vectors are computed at once
 ROWS = 65536
@@ -27,7 +28,9 @@ def _tables(sizes: Mapping[str, int], width: int, std: float) -> EmbeddingCollec
 
     return EmbeddingCollection(
         tables=[
-            EmbeddingConfig(name=name, num_embeddings=rows, embedding_dim=width, feature_names=[name], init_fn=draw)
+            EmbeddingConfig(
+                name=module_name(name), num_embeddings=rows, embedding_dim=width, feature_names=[name], init_fn=draw
+            )
             for name, rows in sizes.items()
         ]
     )

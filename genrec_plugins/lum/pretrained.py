@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
 from genrec_plugins.lum.run import LumFacts, LumRun
+from genrec_plugins.module_names import module_name
 from genrec_registry import ModelError, Registry
 
 _ENCODER, _ITEMS, _CONDITIONS = "encoder.", "item_tables.embeddings.", "condition_tables.embeddings."
@@ -55,12 +56,7 @@ def read_pretrained(directory: str | Path, registry: Registry | None = None) -> 
             f"{directory}: its objective '{run.run.config.objective.type}' trains no encoder that a ranker could use; "
             "name a run with the objective info-nce"
         )
-    tables = {
-        name.removeprefix(prefix).removesuffix(".weight"): value
-        for name, value in weights.items()
-        for prefix in (_ITEMS, _CONDITIONS)
-        if name.startswith(prefix)
-    }
+    tables = tables_by_feature(weights, [*run.catalogue.all_sizes(), *run.vocabularies])
     known = {"item": run.catalogue.items.values}
     known |= {name: vocabulary.values for name, vocabulary in run.vocabularies.items()}
     return Pretrained(
@@ -71,3 +67,15 @@ def read_pretrained(directory: str | Path, registry: Registry | None = None) -> 
         tables=tables,
         values={name: known.get(name) or tuple(map(str, range(len(table)))) for name, table in tables.items()},
     )
+
+
+def tables_by_feature(weights: Mapping[str, Tensor], features: Iterable[str]) -> dict[str, Tensor]:
+    """The tables among the weights of a pre-trained model, by the feature that each is of.
+
+    Args:
+        weights: by name, as a state dict has them.
+        features: item features and conditions.
+    """
+    places = {name: module_name(name) for name in features}
+    keys = {name: [f"{prefix}{place}.weight" for prefix in (_ITEMS, _CONDITIONS)] for name, place in places.items()}
+    return {name: weights[key] for name, names in keys.items() for key in names if key in weights}

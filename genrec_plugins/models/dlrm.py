@@ -23,6 +23,7 @@ from genrec_plugins.models.behaviour_arch import (
 from genrec_plugins.models.dense_tokens import DenseTokens, dense_token_names
 from genrec_plugins.models.dynamic_ids import DynamicIds, DynamicTable, dynamic_tables
 from genrec_plugins.models.over_arch import DropoutOverArch
+from genrec_plugins.module_names import table_name
 from genrec_plugins.room import check_room
 from genrec_registry import ConfigError, FieldSpec, InteractionContext, ModelError, Registry, SparseFeature, resolve
 
@@ -150,7 +151,7 @@ def embedding_tables(
             )
         configs.append(
             EmbeddingBagConfig(
-                name=f"t_{name}",
+                name=table_name(name),
                 embedding_dim=embedding_dim,
                 num_embeddings=features[0].num_embeddings,
                 feature_names=[feature.name for feature in features],

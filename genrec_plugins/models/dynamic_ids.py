@@ -26,6 +26,7 @@ from torchrec.modules.mc_modules import (
 )
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
 
+from genrec_plugins.module_names import table_name
 from genrec_registry import DynamicRows, FieldSpec, ModelError
 
 _POLICIES = {"lru": LRU_EvictionPolicy, "lfu": LFU_EvictionPolicy, "distance-lfu": DistanceLFU_EvictionPolicy}
@@ -58,7 +59,7 @@ def dynamic_tables(fields: Sequence[FieldSpec]) -> list[DynamicTable]:
     for feature in (feature for field in fields for feature in field.sparse):
         if feature.dynamic is None:
             continue
-        name = f"t_{feature.table or feature.name}"
+        name = table_name(feature.table or feature.name)
         known = tables.get(name)
         if feature.pooling == "none" or (known is not None and known.rule != feature.dynamic):
             raise ModelError(

@@ -29,6 +29,7 @@ from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 
 from genrec_adapters.patterns import expand, is_pattern
+from genrec_plugins.module_names import table_name
 from genrec_plugins.training.ranks import ensure_process_group, local_world_size, on_every, on_first, world_size
 from genrec_plugins.training.settings import ShardingConfig, TableSharding
 from genrec_registry import ConfigError, did_you_mean
@@ -151,9 +152,10 @@ def _per_table(config: ShardingConfig, names: list[str]) -> Mapping[str, TableSh
     found: dict[str, TableSharding] = dict.fromkeys(names, config)
     for pattern in sorted(config.tables, key=is_pattern, reverse=True):  # a name counts more than a pattern
         for name in expand(pattern):
-            if name not in found:
+            table = name if name in found else table_name(name).removeprefix("t_")
+            if table not in found:
                 raise ConfigError(f"train.sharding.tables: there is no table '{name}'{did_you_mean(name, names)}")
-            found[name] = config.tables[pattern]
+            found[table] = config.tables[pattern]
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from genrec_adapters.datasets.amazon_formats import Pairs
@@ -100,16 +101,17 @@ def holds(layout: Format, folder: Path, data: bytes, *, zipped: bool) -> None:
 
 
 def fuzz(examples: int, check: Callable[[st.DataObject], None]) -> None:
-    """Run a check on so many examples."""
-    given(st.data())(
-        settings(
-            max_examples=examples,
-            deadline=None,
-            database=None,
-            derandomize=True,
-            suppress_health_check=list(HealthCheck),
-        )(check)
-    )()
+    """Run a check on so many examples, the same ones each time; GENREC_FUZZ_SEED draws others."""
+    other = os.environ.get("GENREC_FUZZ_SEED")
+    options = settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        derandomize=other is None,
+        suppress_health_check=list(HealthCheck),
+    )
+    test = given(st.data())(options(check))
+    (test if other is None else seed(int(other))(test))()
 
 
 def lines_hold(name: str, folder: Path, examples: int) -> None:

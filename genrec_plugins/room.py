@@ -87,7 +87,7 @@ def _bytes(module: nn.Module, skipped: set[int]) -> int:
 
 def _text(size: float) -> str:
     for unit in _UNITS[:-1]:
-        if size < 1000:
+        if size < 999.5:  # which would be written as 1e+03
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.3g} {_UNITS[-1]}"

@@ -78,6 +78,30 @@ def _sync(path: Path) -> None:
         os.close(file)
 
 
+def reason_of(error: Exception, file: str) -> str:
+    """Why a file of a directory cannot be read, in the words of a message.
+
+    Args:
+        error: that reading it raised.
+        file: its name; where the system names another one, that counts.
+
+    Example::
+
+        >>> reason_of(FileNotFoundError(2, "No such file or directory", "runs/fat/run.json"), "run.json")
+        'run.json is missing'
+        >>> reason_of(KeyError("facts"), "run.json")
+        "run.json has no 'facts'"
+    """
+    if isinstance(error, OSError):
+        file = Path(error.filename).name if error.filename else file
+    if isinstance(error, FileNotFoundError):
+        return f"{file} is missing"
+    if isinstance(error, KeyError):
+        return f"{file} has no {error}"
+    problem = (isinstance(error, OSError) and error.strerror) or str(error).splitlines()[0]
+    return f"{file} cannot be read ({problem})"
+
+
 @contextmanager
 def system_errors() -> Iterator[None]:
     """Raise as OSError what Rust libraries (safetensors, polars) raise as their own where the system refuses.

@@ -9,7 +9,9 @@ import typer
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories of 'genrec train'.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run directories of 'genrec train' or 'genrec lum pretrain'.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The page.")] = Path("report.html"),
     scale: Annotated[Path | None, typer.Option("--scale", help="What 'genrec scale' wrote: its curves.")] = None,
     tokenizer: Annotated[
@@ -19,7 +21,7 @@ def report(
     shuffles: Annotated[int, typer.Option(min=0, help="Shuffles of each field, for its importance; 0: none.")] = 3,
     max_rows: Annotated[
         int, typer.Option("--max-rows", min=1, help="Test rows whose fields are shuffled; more are drawn from.")
-    ] = 100_000,
+    ] = 20_000,
     slices: Annotated[int, typer.Option(min=1, help="Values a field that get a slice of their own.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Of shuffles and draws.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
@@ -36,7 +38,9 @@ def report(
         genrec report runs/fat --scale scale-out/run --tokenizer sid --shuffles 5
     """
     from genrec_plugins.cli.logs import load_torchrec
+    from genrec_plugins.files import check_writable
 
+    check_writable(out)  # before the work
     load_torchrec()
 
     from genrec_plugins.cli.ranks import reporter_of

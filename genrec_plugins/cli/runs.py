@@ -76,11 +76,10 @@ def compare_runs(
         genrec runs compare runs/fat runs/dcn
         genrec runs compare runs/* --sort logloss --json
     """
-    from genrec_plugins.reports.runs import differences, distinct_names, read_run, same_rows, sort_runs
+    from genrec_plugins.reports.runs import differences, read_runs, same_rows, sort_runs
     from genrec_plugins.reports.tables import metric_table
 
-    names = distinct_names(directories)
-    found = sort_runs([read_run(path, name) for path, name in zip(directories, names, strict=True)], sort)
+    found = sort_runs(read_runs(directories), sort)
     differing = differences(found)
     if as_json:
         data = {"runs": [run.as_dict() for run in found], "differences": differing, "same_rows": same_rows(found)}

@@ -25,7 +25,7 @@ import polars as pl
 from genrec_adapters.behaviour.build import encode_events
 from genrec_adapters.behaviour.histories import Catalogue, Histories, Vocabulary
 from genrec_adapters.state import checked_state, parse_json, read_parquet
-from genrec_plugins.files import written_aside
+from genrec_plugins.files import reason_of, written_aside
 from genrec_plugins.lum.config import InfoNCEObjective, LoadedLum, parse_lum
 from genrec_plugins.lum.data import LumData, load_data
 from genrec_plugins.training.reporter import Quiet, Reporter
@@ -130,8 +130,8 @@ class LumRun:
             catalogue = _read_catalogue(frame, facts)
         except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
             raise DataError(
-                f"{directory}: is not the directory of a pre-training run ({error}); name the --out of "
-                "'genrec lum pretrain'"
+                f"{directory}: is not the directory of a pre-training run ({reason_of(error, _RUN)}); "
+                "name the --out of 'genrec lum pretrain'"
             ) from error
         return cls(
             directory=directory,

@@ -13,7 +13,7 @@ from genrec_plugins.files import written_aside
 from genrec_plugins.reports import plots
 from genrec_plugins.reports.codes import code_paths, prefix_tree
 from genrec_plugins.reports.layout import Section, Table, draw
-from genrec_plugins.reports.runs import distinct_names, finite, read_run
+from genrec_plugins.reports.runs import finite, read_runs
 from genrec_plugins.reports.sections import (
     calibration_section,
     learning_section,
@@ -87,8 +87,7 @@ def make_report(
         DataError: no run can be read, or what is named beside them is something else.
     """
     reporter = reporter or Quiet()
-    names = distinct_names(directories)
-    runs = [read_run(path, name) for path, name in zip(directories, names, strict=True)]
+    runs = read_runs(directories)
     if all(run.status == "broken" for run in runs):
         raise DataError(f"{runs[0].directory}: is no run directory ({runs[0].note}); name the --out of 'genrec train'")
     scaling = scaling_section(scale)
@@ -96,7 +95,7 @@ def make_report(
     studies = [study_run(run, options, reporter) for run in runs]
     own = [section for number, study in enumerate(studies) for section in run_sections(study, f"run-{number + 1}")]
     sections = [runs_section(studies), learning_section(studies), calibration_section(studies), *own, scaling, codes]
-    title = names[0] if len(names) == 1 else f"{len(names)} runs"
+    title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
     return Report(title=f"Report: {title}", studies=studies, sections=sections)
 
 

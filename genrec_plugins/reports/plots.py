@@ -34,11 +34,7 @@ def learning_figure(curves: Sequence[LearningCurve]) -> Figure:
     losses, aucs = figure.subplots(1, 2)
     for number, curve in enumerate(curves):
         colour = f"C{number % 10}"
-        if curve.loss:
-            steps, values = np.array(curve.loss).T
-            losses.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
-            if len(values) > 20:
-                losses.plot(steps, _smooth(values), color=colour, linewidth=1.2, label=f"{curve.name}, training")
+        _training_loss(losses, curve, colour)
         _line(losses, curve.valid.get("logloss", ()), colour, f"{curve.name}, validation")
         _line(aucs, curve.valid.get("auc", ()), colour, curve.name)
         best = dict(curve.valid.get("auc", ())).get(curve.best_step or -1)
@@ -46,10 +42,7 @@ def learning_figure(curves: Sequence[LearningCurve]) -> Figure:
             aucs.plot([curve.best_step], [best], "o", color=colour, markersize=11, fillstyle="none")
     losses.set(xlabel="step", ylabel="logloss")
     aucs.set(xlabel="step", ylabel="AUC on validation rows; ring: weights kept")
-    for axes in (losses, aucs):
-        axes.grid(alpha=0.3)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=8)
+    _finish((losses, aucs))
     return figure
 
 
@@ -61,11 +54,7 @@ def pretraining_figure(curves: Sequence[LearningCurve]) -> Figure:
     losses, found = figure.subplots(1, 2)
     for number, curve in enumerate(curves):
         colour = f"C{number % 10}"
-        if curve.loss:
-            steps, values = np.array(curve.loss).T
-            losses.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
-            if len(values) > 20:
-                losses.plot(steps, _smooth(values), color=colour, linewidth=1.2)
+        _training_loss(losses, curve, colour)
         _line(losses, curve.mean_loss, colour, f"{curve.name}, mean of an epoch")
         for name, marker in (("recall@10", "o"), ("ndcg@10", "s")):
             points = curve.valid.get(name, ())
@@ -77,11 +66,33 @@ def pretraining_figure(curves: Sequence[LearningCurve]) -> Figure:
                 found.plot([curve.best_step], [best], "o", color=colour, markersize=11, fillstyle="none")
     losses.set(xlabel="step", ylabel="training loss")
     found.set(xlabel="step", ylabel="validation questions; ring: weights kept")
-    for axes in (losses, found):
+    _finish((losses, found))
+    return figure
+
+
+def _training_loss(axes: Axes, curve: LearningCurve, colour: str) -> None:
+    """Points as they were logged; where there are many, pale, with a smooth line through them."""
+    if not curve.loss:
+        return
+    steps, values = np.array(curve.loss).T
+    label = f"{curve.name}, training"
+    if len(values) > 20:
+        axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+        axes.plot(steps, _smooth(values), color=colour, linewidth=1.2, label=label)
+    else:
+        axes.plot(steps, values, color=colour, marker=".", linewidth=0.8, label=label)
+
+
+def _finish(panels: Sequence[Axes]) -> None:
+    """What learning curves have alike: whole steps, values without an offset, and a legend where there is something."""
+    from matplotlib.ticker import MaxNLocator
+
+    for axes in panels:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.ticklabel_format(axis="y", useOffset=False)
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8)
-    return figure
 
 
 def _smooth(values: Floats) -> Floats:

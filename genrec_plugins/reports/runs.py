@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from genrec_adapters.state import parse_json
+from genrec_plugins.files import reason_of
 from genrec_registry import ConfigError, DataError, did_you_mean
 
 Status = Literal["finished", "unfinished", "broken"]
@@ -118,7 +119,7 @@ def read_run(directory: str | Path, name: str | None = None) -> RunFacts:
             raise ValueError(f"{_RUN} has no config")
         modified = (directory / _RUN).stat().st_mtime
     except (OSError, ValueError) as error:
-        return RunFacts(name=shown, directory=directory, status="broken", note=_short(error, _RUN))
+        return RunFacts(name=shown, directory=directory, status="broken", note=reason_of(error, _RUN))
     facts: dict[str, Any] = {key: written[key] for key in ("parameters", "versions") if key in written}
     known: dict[str, Any] = {
         "name": shown,
@@ -134,7 +135,7 @@ def read_run(directory: str | Path, name: str | None = None) -> RunFacts:
     except FileNotFoundError:
         return _unfinished(directory, known, facts, modified)
     except (OSError, ValueError) as error:
-        note = _short(error, _METRICS)
+        note = reason_of(error, _METRICS)
         return RunFacts(**known, status="broken", note=note, facts=facts, modified=modified)
     for key in ("best_epoch", "rows_per_second", "events_per_second", "train_seconds"):
         if key in metrics:
@@ -195,12 +196,22 @@ def _kind(config: Mapping[str, Any]) -> Literal["ranker", "lum", "other"]:
     return "lum" if {"encoder", "objective"} & set(config) else "other"
 
 
-def _short(error: Exception, file: str) -> str:
-    if isinstance(error, FileNotFoundError):
-        return f"{file} is missing"
-    if isinstance(error, OSError):
-        return f"{file} cannot be read ({error.strerror or error})"
-    return f"{file} cannot be read ({str(error).splitlines()[0]})"
+def read_runs(directories: Sequence[str | Path]) -> list[RunFacts]:
+    """Runs that were named, with short names that tell them apart; damaged ones are among them.
+
+    Args:
+        directories: of the runs.
+
+    Raises:
+        DataError: one is no directory: its name was misspelt.
+    """
+    for directory in directories:
+        if not Path(directory).is_dir():
+            raise DataError(
+                f"{directory}: is no directory, expected the --out of 'genrec train'; see 'genrec runs list'"
+            )
+    names = distinct_names(directories)
+    return [read_run(path, name) for path, name in zip(directories, names, strict=True)]
 
 
 def find_runs(root: str | Path) -> list[RunFacts]:

@@ -19,7 +19,7 @@ from genrec_adapters.prepared import Prepared
 from genrec_adapters.preprocess import PrepareOptions, Progress, prepare
 from genrec_adapters.state import parse_json
 from genrec_plugins.config import LoadedRun, parse_run
-from genrec_plugins.files import written_aside
+from genrec_plugins.files import reason_of, written_aside
 from genrec_plugins.reports.runs import flat
 from genrec_plugins.training.metrics import Metrics, evaluate_predictions
 from genrec_plugins.training.reporter import Quiet, Reporter
@@ -105,7 +105,7 @@ class TrainedRun:
                 raise TypeError("its config is no mapping")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
-                f"{directory}: is not a run directory (run.json: {error}); name the --out of 'genrec train'"
+                f"{directory}: is not a run directory ({reason_of(error, _RUN)}); name the --out of 'genrec train'"
             ) from error
         rows = Prepared.open(prepared)
         if identity is not None and rows.identity != identity:

@@ -8,7 +8,8 @@ from pydantic import Field, model_validator
 
 from genrec_registry import Config
 
-_ROWS, _OPEN = 100_000_000, 1_000_000  # bounds that nobody meets: see genrec_registry.sizes
+# bounds that nobody meets: see genrec_registry.sizes
+_ROWS, _OPEN, _DAY = 100_000_000, 1_000_000, 86_400.0
 
 
 class ServeSettings(Config):
@@ -31,7 +32,10 @@ class ServeSettings(Config):
         description="rows that requests are gathered to, to be scored together; 1 turns it off",
     )
     batch_wait_ms: float = Field(
-        default=2.0, ge=0, description="longest time that a request waits for others which are already being read"
+        default=2.0,
+        ge=0,
+        le=60_000,
+        description="longest time that a request waits for others which are already being read",
     )
     queue_rows: int = Field(default=8192, ge=1, le=_ROWS, description="rows that may wait; beyond it, requests get 503")
     max_requests: int = Field(default=256, ge=1, le=_OPEN, description="requests in the house at once; beyond it, 503")
@@ -40,13 +44,19 @@ class ServeSettings(Config):
     )
     max_connections: int = Field(default=4096, ge=1, le=_OPEN, description="open connections; beyond it, 503")
     deadline_seconds: float = Field(
-        default=5.0, gt=0, description="a request is answered within it: 408 if its body did not come, 504 otherwise"
+        default=5.0,
+        gt=0,
+        le=_DAY,
+        description="a request is answered within it: 408 if its body did not come, 504 otherwise",
     )
     watch_seconds: float = Field(
-        default=2.0, ge=0, description="how often to look for a new export; 0 looks only when asked to (POST /reload)"
+        default=2.0,
+        ge=0,
+        le=_DAY,
+        description="how often to look for a new export; 0 looks only when asked to (POST /reload)",
     )
     grace_seconds: float = Field(
-        default=30.0, gt=0, description="after SIGTERM, how long requests in flight may take to finish"
+        default=30.0, gt=0, le=_DAY, description="after SIGTERM, how long requests in flight may take to finish"
     )
     knowledge: str = Field(
         default="lmdb",

@@ -56,6 +56,17 @@ def test_the_site_builds_without_a_warning_and_asks_no_other_host(site: Path) ->
         assert [url for url in loaded if "//" in url] == [], page
 
 
+def test_no_link_within_the_site_is_dead(site: Path) -> None:
+    dead = []
+    for page in site.rglob("index.html"):
+        for link in re.findall(r'<a[^>]+href="([^"#?]+)', page.read_text()):
+            if "://" not in link and not link.startswith(("mailto:", "javascript:")):
+                target = (page.parent / link).resolve()
+                if not (target.is_file() or (target / "index.html").is_file()):
+                    dead.append(f"{page.relative_to(site)}: {link}")
+    assert dead == []
+
+
 def test_every_page_of_docs_is_in_the_navigation() -> None:
     def pages(entry: Any) -> Iterator[str]:
         if isinstance(entry, str):

@@ -1,10 +1,13 @@
-"""Writes the pages on the YAML files from the pydantic models while the site is built: ``hooks`` in ``mkdocs.yml``."""
+"""While the site is built (``hooks`` in ``mkdocs.yml``): writes the pages on the YAML files from the pydantic models,
+and takes the examples along.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -24,13 +27,20 @@ _PLURAL = {"minItems": "at least {} of them", "maxItems": "at most {} of them"}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages to the site."""
+    """Add the pages to the site, and the examples that pages link to, which lie beside ``docs``."""
     from genrec_plugins.cli.schema import FILES
 
     for kind, (path, title, used_by) in PAGES.items():
         text = page(title, used_by, kind, FILES[kind]().model_json_schema())
         files.append(File.generated(config, path, content=text))
+    for example in sorted((Path(config.docs_dir).parent / "examples").glob("*.*")):
+        files.append(File.generated(config, f"examples/{example.name}", abs_src_path=str(example)))
     return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Links to the examples as they are in the repository, made those of the site."""
+    return markdown.replace("](../examples/", "](examples/")
 
 
 def page(title: str, used_by: str, kind: str, schema: Schema) -> str:

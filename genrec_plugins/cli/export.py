@@ -26,6 +26,9 @@ def export(
     data: Annotated[
         Path | None, typer.Option("--data", help="A raw file in the run's format, where the run's own are gone.")
     ] = None,
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Take the best weights so far of a run that has not ended.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the model card as JSON.")] = False,
 ) -> None:
@@ -41,6 +44,8 @@ def export(
     """
     from genrec_plugins.cli.logs import load_torchrec
 
+    if not unfinished:
+        _check_finished(run_dir)
     load_torchrec()
     from genrec_plugins.cli.table import print_json
     from genrec_plugins.serving.export import export_run
@@ -60,6 +65,18 @@ def export(
         print_json(card)
     else:
         _print(card, to)
+
+
+def _check_finished(run_dir: Path) -> None:
+    from genrec_plugins.reports.runs import read_run
+    from genrec_registry import DataError
+
+    run = read_run(run_dir)
+    if run.status == "unfinished":
+        raise DataError(
+            f"{run_dir}: is unfinished ({run.note}); give the command that began it again, or take its best weights so "
+            "far with --unfinished"
+        )
 
 
 def _tables(name: str) -> Tables:

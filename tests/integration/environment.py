@@ -28,7 +28,7 @@ class Environment:
         return subprocess.run(
             [self.python, *command],
             cwd=cwd,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "GENREC_CONFORMANCE_TIMEOUT": "300"},
             capture_output=True,
             text=True,
             check=False,

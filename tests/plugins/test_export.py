@@ -262,6 +262,24 @@ def test_wrong_options_are_told(folder: Path, capsys: pytest.CaptureFixture[str]
     assert not (folder / "never").exists()
 
 
+def test_an_unfinished_run_is_exported_only_if_asked_for(
+    run: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed before it wrote its metrics: the best weights so far lie there."""
+    killed = shutil.copytree(run, folder / "killed")
+    (killed / "metrics.json").unlink()
+    words = ["export", str(killed), "--to", str(folder / "so-far"), "--formats", "none", "--quiet"]
+    with pytest.raises(SystemExit) as stopped:
+        main.run(words)
+    assert stopped.value.code == DataError.exit_code
+    assert capsys.readouterr().err.startswith(f"{killed}: is unfinished (stopped after step ")
+    assert not (folder / "so-far").exists()
+    with pytest.raises(SystemExit) as stopped:
+        main.run([*words, "--unfinished"])
+    assert not stopped.value.code
+    assert Exported.open(folder / "so-far").digest
+
+
 def test_int4_of_an_odd_width_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"'t' has width 6, expected a multiple of 4; take int8"):
         quantise({"t": torch.zeros(2, 6)}, ["t"], "int4")

@@ -127,7 +127,7 @@ class LumRun:
             config = checked_state(dict[str, Any], found["config"])
             values = checked_state(dict[str, list[str]], parse_json((directory / _CONDITIONS).read_text()))
             frame = read_parquet(directory / _CATALOGUE)
-            catalogue = _read_catalogue(frame, facts)
+            catalogue, counts = _read_catalogue(frame, facts), _column(frame, _COUNT, pl.Int64)
         except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
             raise DataError(
                 f"{directory}: is not the directory of a pre-training run ({reason_of(error, _RUN)}); "
@@ -139,7 +139,7 @@ class LumRun:
             facts=facts,
             catalogue=catalogue,
             vocabularies={name: Vocabulary(values=tuple(found)) for name, found in values.items()},
-            counts=frame[_COUNT].to_numpy(),
+            counts=counts.to_numpy(),
         )
 
     @property
@@ -228,11 +228,28 @@ class LumRun:
 
 def _read_catalogue(frame: pl.DataFrame, facts: LumFacts) -> Catalogue:
     sizes = {name: size for name, size in facts.item_features.items() if name != "item"}
+    if len(frame) != facts.item_features["item"]:
+        raise ValueError(f"{_CATALOGUE} has {len(frame)} rows, expected {facts.item_features['item']}")
     return Catalogue(
-        items=Vocabulary(values=tuple(frame["item"].to_list())),
-        features={name: frame[name].cast(pl.Int32).to_numpy() for name in sizes},
+        items=Vocabulary(values=tuple(_column(frame, "item", pl.String))),
+        features={name: _column(frame, name, pl.Int32, below=size).to_numpy() for name, size in sizes.items()},
         sizes=sizes,
     )
+
+
+def _column(frame: pl.DataFrame, name: str, dtype: type[pl.DataType], below: int | None = None) -> pl.Series:
+    """A column without nulls, of numbers in ``[0, below)`` if they are numbers.
+
+    Raises:
+        ValueError: it is another one.
+        PolarsError: there is none.
+    """
+    column = frame[name]
+    if column.dtype != dtype or column.null_count():
+        raise ValueError(f"{_CATALOGUE}: column '{name}' is {column.dtype} or has nulls, expected {dtype.__name__}")
+    if dtype.is_integer() and (bool((column < 0).any()) or (below is not None and bool((column >= below).any()))):
+        raise ValueError(f"{_CATALOGUE}: column '{name}' has numbers outside its range")
+    return column
 
 
 def _write_catalogue(path: Path, data: LumData) -> None:

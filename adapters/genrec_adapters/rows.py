@@ -175,7 +175,8 @@ def _batches(path: Path, count: int) -> list[pa.RecordBatch]:
             batches = pq.read_table(path, memory_map=True).to_batches()
         for batch in batches:
             batch.validate(full=True)  # offsets that lie would reach beyond the buffers
-    except (OSError, pa.ArrowException) as error:
+            _ = batch.schema.names  # which are decoded now, if they are text
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         problem = str(error).splitlines()[0]
         raise DataError(f"{path}: cannot be read ({problem}); run 'genrec preprocess' again") from error
     found = sum(batch.num_rows for batch in batches)

@@ -71,6 +71,7 @@ def _arrow(body: bytes, schema: RawSchema, max_rows: int) -> pa.Table:
                 _check_rows(rows, max_rows)
                 batches.append(batch)
             given = pa.Table.from_batches(batches, reader.schema)
+            _ = given.column_names  # which are decoded now, if they are text
     except (pa.ArrowException, OSError, ValueError) as error:
         problem = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise Problem(400, f"the body is no stream of Arrow's ({problem})") from error

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import polars as pl
 import psutil
@@ -31,6 +33,7 @@ from genrec_plugins.serving.wire import ARROW, rows_of
 from tests.plugins.serve_cases import Ages, row, served
 from tests.plugins.serving_cases import arrow, raw_rows, trained
 from tests.plugins.test_serve_http import arrow_body, run
+from tests.plugins.test_serve_process import process, run_command
 
 TOLERANCE = 1e-6
 
@@ -252,3 +255,33 @@ def test_memory_of_a_model_is_steady(model: Served) -> None:
             return await _grown(client, bodies, 5000)
 
     assert asyncio.run(main()) < 16
+
+
+@pytest.mark.slow
+def test_the_command_serves_a_real_export(
+    directory: Path, exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _ = run_command(["serve", str(directory), "--check"], capsys)
+    assert not code
+    (tmp_path / "current").symlink_to(directory)
+    (tmp_path / "keys").write_text("k\n")
+    words = [
+        "-m",
+        "genrec_plugins.cli",
+        "serve",
+        str(tmp_path),
+        "--port",
+        "0",
+        "--api-key-file",
+        str(tmp_path / "keys"),
+    ]
+    with process(words) as (server, url):
+        assert httpx.post(f"{url}/score", json={"rows": []}).status_code == 401
+        headers = {"X-API-Key": "k"}
+        columns = httpx.get(f"{url}/schema", headers=headers).json()["row"]["required"]
+        rows = [dict.fromkeys(columns), *records(raw_rows(3))]
+        answer = httpx.post(f"{url}/score", json={"rows": rows}, headers=headers, timeout=30)
+        expected = exported.score(exported.schema.table(rows))
+        assert np.abs(np.array(answer.json()["probabilities"]) - expected).max() <= TOLERANCE
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(30) == 0

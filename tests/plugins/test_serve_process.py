@@ -162,35 +162,6 @@ def test_limits_and_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert api_keys(None) == ("three",)
 
 
-@pytest.mark.slow
-def test_the_command_serves_a_real_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    export_run(trained(tmp_path, "run"), tmp_path / "export", formats=())
-    main_words = ["serve", str(tmp_path / "export")]
-    code, _ = run_command([*main_words, "--check"], capsys)
-    assert not code
-    (tmp_path / "current").symlink_to("export")
-    (tmp_path / "keys").write_text("k\n")
-    words = [
-        "-m",
-        "genrec_plugins.cli",
-        "serve",
-        str(tmp_path),
-        "--port",
-        "0",
-        "--api-key-file",
-        str(tmp_path / "keys"),
-    ]
-    with process(words) as (server, url):
-        assert httpx.post(f"{url}/score", json={"rows": []}).status_code == 401
-        headers = {"X-API-Key": "k"}
-        columns = httpx.get(f"{url}/schema", headers=headers).json()["row"]["required"]
-        rows = {"rows": [dict.fromkeys(columns)]}
-        answer = httpx.post(f"{url}/score", json=rows, headers=headers, timeout=30)
-        assert 0 < answer.json()["probabilities"][0] < 1
-        server.send_signal(signal.SIGTERM)
-        assert server.wait(30) == 0
-
-
 @pytest.mark.long
 def test_real_exports_take_over_under_load_and_drop_no_request(tmp_path: Path) -> None:
     """A link that is moved, and an export that is written anew in its place; each answer is its model's."""

@@ -128,20 +128,33 @@ def rows(draw: st.DrawFn) -> dict[str, Any]:
 SCHEMA = raw_rows(2).schema
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(given_rows=st.lists(rows(), min_size=1, max_size=8))
-def test_random_rows_have_the_ids_that_training_would_give_them(
-    run: TrainedRun, exported: Exported, tmp_path: Path, given_rows: list[dict[str, Any]]
-) -> None:
+def expect_the_ids_of_training(run: TrainedRun, exported: Exported, path: Path, given_rows: list[Any]) -> None:
     """As JSON, and as Arrow, against the path of preprocessing from a file of the run's format."""
     frame = pl.DataFrame([row | {"label": 0} for row in given_rows], schema=SCHEMA)
-    path = tmp_path / "rows.parquet"
     frame.write_parquet(path)
     dataset = {"type": "parquet", "path": str(path), "label": "label"}
     expected = next(raw_batches(run.prepared, dataset, run.run.registry, len(given_rows)))
     expect_same(exported.ids(exported.schema.table(given_rows)), expected)
     expect_same(exported.ids(arrow(frame)), expected)
     assert np.isfinite(exported.score(arrow(frame))).all()
+
+
+# Many rows in few files: a file costs a quarter of a second.
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@given(given_rows=st.lists(rows(), min_size=16, max_size=32))
+def test_random_rows_have_the_ids_that_training_would_give_them(
+    run: TrainedRun, exported: Exported, tmp_path: Path, given_rows: list[dict[str, Any]]
+) -> None:
+    expect_the_ids_of_training(run, exported, tmp_path / "rows.parquet", given_rows)
+
+
+@pytest.mark.long
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@given(given_rows=st.lists(rows(), min_size=1, max_size=24))
+def test_many_random_rows_have_the_ids_that_training_would_give_them(
+    run: TrainedRun, exported: Exported, tmp_path: Path, given_rows: list[dict[str, Any]]
+) -> None:
+    expect_the_ids_of_training(run, exported, tmp_path / "rows.parquet", given_rows)
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -63,6 +63,7 @@ class Load:
         answered: with scores, as the server counts them.
         answered_per_second: of these.
         good_p99_ms: 99 of 100 of these came within it by the server's clock, up to the width of its buckets.
+        memory_mib: of the server's process when the load ended.
     """
 
     way: str
@@ -77,6 +78,7 @@ class Load:
     answered: int
     answered_per_second: float
     good_p99_ms: float
+    memory_mib: float
 
 
 class EagerModel:
@@ -218,6 +220,10 @@ def load(way: str, server: tuple[int, int], body: Path, *, rows: int, clients: i
         raise SetupError(f"ab failed: {done.stderr.strip()[-300:]}")
     requests = int(_number(r"Complete requests:\s+(\d+)", done.stdout))
     refused = int(_number(r"Non-2xx responses:\s+(\d+)", done.stdout, 0))
+    if not requests or not answered + refused:
+        raise SetupError(
+            f"no request was answered within {seconds:.0f} s; the machine is too busy, or give more --seconds"
+        )
     return Load(
         way=way,
         rows=rows,
@@ -231,6 +237,7 @@ def load(way: str, server: tuple[int, int], body: Path, *, rows: int, clients: i
         answered=answered,
         answered_per_second=answered / clock,
         good_p99_ms=1000 * min(limit for limit, count in good.items() if count >= 0.99 * answered),
+        memory_mib=_process(pid).memory_info().rss / 2**20,
     )
 
 
@@ -250,10 +257,14 @@ def _times(port: int) -> dict[float, float]:
 
 
 def _cpu_seconds(pid: int) -> float:
+    times = _process(pid).cpu_times()
+    return float(times.user + times.system)
+
+
+def _process(pid: int) -> Any:
     import psutil
 
-    times = psutil.Process(pid).cpu_times()
-    return float(times.user + times.system)
+    return psutil.Process(pid)
 
 
 def bodies(rows: Path, sizes: Sequence[int], label: str, folder: Path) -> dict[int, Path]:
@@ -311,6 +322,7 @@ def summary(loads: Sequence[Load]) -> list[list[object]]:
                     round(statistics.median(one.good_p99_ms for one in found)),
                     f"{statistics.median(work):.2f} ({min(work):.2f}-{max(work):.2f})",
                     f"{sum(one.refused for one in found):,} of {sum(one.requests for one in found):,}",
+                    f"{found[0].memory_mib:.0f}-{found[-1].memory_mib:.0f}",
                 ]
             )
     return table
@@ -328,6 +340,7 @@ COLUMNS = (
     "p99 of answered",
     "CPU a row / eager",
     "refused",
+    "MiB, first to last",
 )
 
 
@@ -340,6 +353,7 @@ def main(
     overload: Annotated[int, typer.Option(min=0, help="Clients of the overload, one row each; 0 for none.")] = 400,
     seconds: Annotated[float, typer.Option(min=1, help="Of each load.")] = 4,
     turns: Annotated[int, typer.Option(min=1, help="Turns; each begins with another server.")] = 3,
+    alone: Annotated[bool, typer.Option("--alone", help="Load ours and no other server.")] = False,
     json_: Annotated[Path | None, typer.Option("--json", help="Write every load here.")] = None,
 ) -> None:
     """Load three servers in turns and print medians and ratios."""
@@ -356,14 +370,15 @@ def main(
     label = str(ExportFacts.read(export).schema["label"])
     with tempfile.TemporaryDirectory(prefix="genrec-load-") as folder, ExitStack() as stack:
         files = bodies(rows, [1, *chosen], label, Path(folder))
-        started = stack.enter_context(servers(WAYS, run, export))
+        ways = WAYS[: 1 if alone else None]
+        started = stack.enter_context(servers(ways, run, export))
         asked = [(size, max(1, min(clients, _IN_FLIGHT // size))) for size in chosen]
         asked += [(1, overload)] * bool(overload)
         for size, count in asked:
             for port, _ in started.values():
                 _warm(port, files[size])
             for turn in range(turns):
-                for way in np.roll(WAYS, turn).tolist():
+                for way in np.roll(ways, turn).tolist():
                     one = load(way, started[way], files[size], rows=size, clients=count, seconds=seconds)
                     typer.echo(f"{asdict(one)}", err=True)
                     loads.append(one)

@@ -29,6 +29,7 @@ def of(way: str, rate: float, refused: int = 0, cpu: float = 10.0) -> Load:
         answered=100 - refused,
         answered_per_second=rate * (100 - refused) / 100,
         good_p99_ms=5.0,
+        memory_mib=cpu * 10,
     )
 
 
@@ -37,7 +38,7 @@ def test_ratios_are_of_one_turn_and_of_answered_requests() -> None:
     ours, eager = summary(loads)
     assert ours[2:5] == ["ours", 20.0, "1.50 (1.00-2.00)"]
     assert eager[2:5] == ["eager", 10.0, "1.00 (1.00-1.00)"]
-    assert ours[8:] == [5, "0.75 (0.50-1.00)", "50 of 200"]
+    assert ours[8:] == [5, "0.75 (0.50-1.00)", "50 of 200", "50-100"]
 
 
 @pytest.mark.skipif(shutil.which("ab") is None, reason="ApacheBench is not installed (apt-get install apache2-utils)")
@@ -58,6 +59,7 @@ def test_apache_bench_is_understood(tmp_path: Path) -> None:
     assert good.p99_ms >= good.p50_ms
     assert 0 < good.good_p99_ms < 10_000
     assert good.cpu_us_per_row > 0
+    assert 10 < good.memory_mib < 10_000
     assert (bad.refused >= bad.requests, bad.answered) == (True, 0)
 
 

@@ -168,4 +168,5 @@ def codes_section(named: Sequence[Path], of_runs: dict[str, Path]) -> Section:
             drawn.append(draw(f"codes-{number}", caption, plots.tree_figure, tree, len(one.codes.items)))
     firsts = {name: several[0] for name, several in reports.items()}
     drawn.append(draw("codes-usage", "Use of the codes", figure_of, firsts))
-    return Section(key="codes", title=title, says=says, plots=drawn, tables=[Table(header=header, rows=rows)])
+    table = Table(header=header, rows=rows, caption="Quality of the codes", folded=len(rows) > 15)
+    return Section(key="codes", title=title, says=says, plots=drawn, tables=[table])

@@ -199,9 +199,10 @@ def answers_figure(groups: Sequence[Answers], label: str) -> Figure:
     errors = [Z95 * one.recall_error for one in groups]
     axes.errorbar(places, [one.recall for one in groups], yerr=errors, fmt="o", capsize=3)
     names = [f"{one.name}\n({one.questions:,})" for one in groups]
-    axes.set_xticks(places, names, fontsize=8, rotation=30 if len(groups) > 5 else 0)
+    turned = len(groups) > 5
+    axes.set_xticks(places, names, fontsize=8, rotation=45 if turned else 0, ha="right" if turned else "center")
     axes.set_ylim(bottom=0)
-    axes.margins(x=0.1)
+    axes.set_xlim(-0.6, len(groups) - 0.4)
     axes.set(xlabel=f"{label} (questions)", ylabel="recall@10, 95 % interval")
     axes.grid(alpha=0.3)
     return figure

@@ -79,6 +79,7 @@ def _losses_section(found: Answered, key: str) -> Section:
         [one.part, _spread(one.recall_drops), _spread(one.ndcg_drops)]
         for one in sorted(found.losses, key=lambda one: -float(np.mean(one.recall_drops)))
     ]
+    header = ["part", f"recall@{K} lost", f"NDCG@{K} lost"]
     drawn = "" if found.shuffled == len(found.ranks) else f", evenly chosen from {len(found.ranks):,}"
     says = (
         f"One part at a time is dealt out anew, for {found.shuffled:,} {found.split} questions{drawn}: which items the "
@@ -91,7 +92,7 @@ def _losses_section(found: Answered, key: str) -> Section:
         level=3,
         says=[says],
         plots=[draw(f"{key}-parts", f"Recall@{K} lost without a part", plots.losses_figure, found.losses)],
-        tables=[Table(header=["part", f"recall@{K} lost", f"NDCG@{K} lost"], rows=rows, caption="All", folded=True)],
+        tables=[Table(header=header, rows=rows, caption="All parts", folded=True)],
     )
 
 

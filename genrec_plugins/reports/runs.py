@@ -303,8 +303,9 @@ def _value(config: Mapping[str, Any], key: str) -> str:
 
 
 def same_rows(runs: Sequence[RunFacts]) -> bool:
-    """Whether all runs that can be read were trained on the same rows, so that their metrics can be compared."""
-    return len({(run.kind, run.identity) for run in runs if run.status != "broken"}) <= 1
+    """Whether all runs of a kind that can be read were trained on the same rows: then their metrics can be compared."""
+    known = {(run.kind, run.identity) for run in runs if run.status != "broken"}
+    return len(known) == len({kind for kind, _ in known})
 
 
 def distinct_names(paths: Sequence[str | Path]) -> list[str]:

@@ -24,12 +24,14 @@ def runs_section(studies: Sequence[RunStudy]) -> Section:
     if len(alike) > 1 and _of(alike[0]).overall.measured:
         tables.append(_paired(alike))
     tables += paired_answers(studies)
-    changed = differences(facts)
-    if changed:
-        body = [[key, *values] for key, values in changed.items()]
-        header = ["config", *(run.name for run in facts)]
-        caption = f"What differs: {len(body)} config key{'s' * (len(body) > 1)}"
-        tables.append(Table(header=header, rows=body, caption=caption, folded=len(body) > 8))
+    for kind in dict.fromkeys(run.kind for run in facts):
+        alike_facts = [run for run in facts if run.kind == kind]
+        changed = differences(alike_facts)
+        if changed:
+            body = [[key, *values] for key, values in changed.items()]
+            header = ["config", *(run.name for run in alike_facts)]
+            caption = f"What differs: {len(body)} config key{'s' * (len(body) > 1)}"
+            tables.append(Table(header=header, rows=body, caption=caption, folded=len(body) > 8))
     says = [f"{run.name}: {run.status}, {run.note}." for run in facts if run.note]
     if not same_rows(facts):
         says.append("Not all runs were trained on the same rows: their metrics cannot be compared.")

@@ -25,13 +25,18 @@ def number(metrics: Mapping[str, float], name: str) -> str:
     return f"{metrics[name]:,}" if isinstance(metrics[name], int) else f"{metrics[name]:.5f}"
 
 
+#: of the many metrics of a pre-training run, those that a table has room for
+OF_LUM = ("recall@10", "ndcg@10", "recall@50", "mrr", "loss", "questions")
+
+
 def metric_table(runs: Sequence[RunFacts]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: a row a run, a column for each metric that one of them has.
+    """Header and rows: a row a run, a column for each metric that one of them has (:data:`OF_LUM` of pre-training).
 
     Args:
         runs: in the order of the rows.
     """
-    names = list(dict.fromkeys(name for run in runs for name in run.test if name != "rows"))
+    names = [name for run in runs for name in run.test if name != "rows" and (run.kind != "lum" or name in OF_LUM)]
+    names = list(dict.fromkeys(names))
     monitored = [name for name in ("auc", "logloss", "recall@10", "ndcg@10") if any(name in run.valid for run in runs)]
     header = ["run", "status", "model", *(f"test {name}" for name in names), *(f"valid {name}" for name in monitored)]
     header += ["parameters", "best epoch", "rows/s"]

@@ -45,6 +45,7 @@ def figure_of(reports: Mapping[str, QualityReport]) -> Figure:
         reports: by the name that the legend shows.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     depth = max(len(report.levels) for report in reports.values())
     with_hits = any(level.hit_rate is not None for report in reports.values() for level in report.levels)
@@ -58,7 +59,14 @@ def figure_of(reports: Mapping[str, QualityReport]) -> Figure:
                 counts = report.levels[level].counts
                 axes[level].plot(range(1, len(counts) + 1), counts, color=colours[name], label=name)
         axes[level].set(title=f"level {level + 1}", xlabel="code, most used first", ylabel="items")
-        axes[level].set_yscale("log")
+        used = [
+            count for report in reports.values() if level < len(report.levels) for count in report.levels[level].counts
+        ]
+        if max(used) > 10 * max(1, min(used)):
+            axes[level].set_yscale("log")
+        else:
+            axes[level].set_ylim(bottom=0)
+        axes[level].xaxis.set_major_locator(MaxNLocator(integer=True))
     if with_hits:
         for name, report in reports.items():
             lengths = range(1, len(report.levels) + 1)

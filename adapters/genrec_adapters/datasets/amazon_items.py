@@ -27,6 +27,7 @@ _SCHEMA: dict[str, type[pl.DataType] | pl.DataType] = {
 _TAG, _SPACE, _NUMBER = re.compile(r"<[^>]*>|<[^>]*$"), re.compile(r"\s+"), re.compile(r"\d+(?:\.\d+)?")
 # Descriptions of 2018 may carry a style sheet.
 _STYLE = re.compile(r"<(style|script)\b.*?</\1>|[.#@][\w .#,:-]+\{[^}]*\}", re.IGNORECASE | re.DOTALL)
+_HALF = re.compile("[\ud800-\udfff]")  # of a UTF-16 pair: JSON can name one, and it is no character
 _BATCH = 50_000
 
 
@@ -44,6 +45,8 @@ def read_meta(path: str, policy: ErrorPolicy) -> pl.DataFrame:
             policy.bad_row(path, row, "(whole line)", f"found {str(content)[:40]!r}, expected an object")
         elif item is None or item == "":
             policy.bad_row(path, row, "asin", "found nothing, expected the item's id (asin or parent_asin)")
+        elif _HALF.search(str(item)):
+            policy.bad_row(path, row, "asin", f"found {str(item)[:40]!a}, which is no text; expected the item's id")
         else:
             rows.append([str(item), *_facts(content)])
         if len(rows) == _BATCH:
@@ -124,9 +127,9 @@ def plain_text(value: Any) -> str:
     if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
         try:
             value = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, RecursionError, MemoryError):  # it may be nested too deeply
             value = value.strip("[]")
     if value is None:
         return ""
     text = " ".join(str(part) for part in value) if isinstance(value, list) else str(value)
-    return _SPACE.sub(" ", _TAG.sub(" ", html.unescape(_STYLE.sub(" ", text)))).strip()
+    return _SPACE.sub(" ", _TAG.sub(" ", html.unescape(_STYLE.sub(" ", _HALF.sub("\ufffd", text))))).strip()

@@ -20,7 +20,7 @@ from genrec_adapters.rows import Rows, encoded_rows
 from genrec_adapters.state import parse_json
 from genrec_plugins.config import LoadedRun, parse_run
 from genrec_plugins.models import FieldDLRM
-from genrec_plugins.serving.facts import CONFIG, KNOWLEDGE, PREPROCESSING, WEIGHTS, ExportFacts
+from genrec_plugins.serving.facts import CONFIG, KNOWLEDGE, NAME, PREPROCESSING, WEIGHTS, ExportFacts
 from genrec_plugins.serving.plain import plain_inputs, plain_scorer
 from genrec_plugins.serving.runtimes import Probabilities, Runtime, Score, choose, eager_score, onnx_score, plain_score
 from genrec_plugins.serving.schema import RawSchema, RowError
@@ -102,7 +102,10 @@ class Exported:
             facts.verify(directory)
         run = _read_config(directory / CONFIG)
         prepared = _preprocessing(directory)
-        schema = RawSchema.of(facts.schema)
+        try:
+            schema = RawSchema.of(facts.schema)
+        except ValueError as error:
+            raise DataError(f"{directory / NAME}: schema: {error}; run 'genrec export' again") from error
         kinds = {column.name: column.kind for column in schema.columns}
         fields = build_fields({e.spec.name: e.config for e in prepared.manifest.fields}, kinds, run.registry)
         for field in fields:

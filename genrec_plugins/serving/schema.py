@@ -14,6 +14,7 @@ from typing import Any, Literal
 import polars as pl
 import pyarrow as pa
 
+from genrec_adapters.state import checked_state
 from genrec_registry import DataError, did_you_mean
 from genrec_registry.contracts import ColumnKind
 
@@ -111,9 +112,8 @@ class RawSchema:
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> RawSchema:
-        """A schema from what :meth:`as_dict` gave; raises KeyError or TypeError where it did not."""
-        columns = tuple(RawColumn(**(column | {"fields": tuple(column["fields"])})) for column in data["columns"])
-        return cls(columns=columns, label=data["label"], nulls=tuple(data["nulls"]))
+        """A schema from what :meth:`as_dict` gave; raises ValueError where it did not."""
+        return checked_state(cls, data)
 
     def table(self, records: Sequence[Mapping[str, Any]]) -> pa.Table:
         """Rows as JSON has them, as a table.

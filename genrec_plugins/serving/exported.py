@@ -205,6 +205,8 @@ def _restored(field: Field, prepared: Prepared) -> FittedField:
 def _read_config(path: Path) -> LoadedRun:
     try:
         data = parse_json(path.read_bytes())
+        if not isinstance(data, dict):
+            raise ValueError(f"it holds a {type(data).__name__}, expected a mapping")
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({error}); run 'genrec export' again") from error
     return parse_run(data)

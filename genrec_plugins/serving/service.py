@@ -83,6 +83,8 @@ class ScoreService:
             _log.exception("a request failed")
             response = refusal(Problem(500, "a mistake in the server; its log has the traceback"))
         self.metrics.answered(response.status_code, perf_counter() - began, rows)
+        if response.status_code == 503:  # it holds a connection, and nothing else
+            await asyncio.sleep(self.settings.refusal_wait_ms / 1000)
         return response
 
     async def _scored(self, request: Request, began: float) -> tuple[Response, int]:

@@ -39,6 +39,12 @@ class ServeSettings(Config):
     )
     queue_rows: int = Field(default=8192, ge=1, le=_ROWS, description="rows that may wait; beyond it, requests get 503")
     max_requests: int = Field(default=256, ge=1, le=_OPEN, description="requests in the house at once; beyond it, 503")
+    refusal_wait_ms: float = Field(
+        default=100.0,
+        ge=0,
+        le=60_000,
+        description="a 503 is held back so long: clients that ask again at once would take the processor",
+    )
     max_pending_bytes: int = Field(
         default=64 * 2**20, ge=1, le=2**40, description="bytes of all bodies in the house at once; beyond it, 503"
     )

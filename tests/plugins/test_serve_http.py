@@ -199,6 +199,23 @@ def test_overload_is_shed_and_passes() -> None:
     run(main())
 
 
+def test_clients_that_do_not_mind_a_refusal_are_held_back() -> None:
+    """Else they come back at once, and their refusals take the time of those who are answered."""
+
+    async def main() -> None:
+        async with served(model=Ages(seconds=0.6), max_requests=1, refusal_wait_ms=100) as client:
+            holding = asyncio.create_task(client.post("/score", json={"rows": [row(3)]}))
+            await asyncio.sleep(0.1)
+            refused = 0
+            while not holding.done():
+                if (await client.post("/score", json={"rows": [row(4)]})).status_code == 503:
+                    refused += 1
+            assert (await holding).status_code == 200
+            assert 1 <= refused <= 6
+
+    run(main())
+
+
 def test_waiting_that_would_take_too_long_is_refused_at_once() -> None:
     async def main() -> None:
         async with served(model=Ages(seconds=0.2), batch_rows=1, deadline_seconds=0.5) as client:

@@ -45,7 +45,7 @@ def follow(folder: Path, commands: str, environment: dict[str, str]) -> dict[str
         port = free.getsockname()[1]
     done = subprocess.run(
         ["bash", "-c", commands.replace("8000", str(port))], cwd=folder, env=os.environ | environment,
-        capture_output=True, text=True, timeout=900, check=False,
+        capture_output=True, text=True, timeout=1800, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     said = re.split(r"^==> ", done.stdout, flags=re.MULTILINE)[1:]

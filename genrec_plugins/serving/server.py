@@ -134,6 +134,7 @@ def _add_routes(app: FastAPI, service: ScoreService, models: Models, keys: tuple
         return {
             "model": model.digest,
             "row": row_schema(model.schema),
+            "openapi": "/openapi.json",
             "label": model.schema.label,
             "shared": sorted(model.shared),
             "history": model.history,

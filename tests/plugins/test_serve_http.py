@@ -346,7 +346,9 @@ def test_not_ready_until_a_model_is_loaded(tmp_path: Path) -> None:
             put(export, "c" * 64)
             while (await client.get("/health")).status_code == 503:
                 await asyncio.sleep(0.01)
-            assert (await client.get("/schema")).json()["row"]["required"] == ["city", "age", "seen"]
+            schema = (await client.get("/schema")).json()
+            assert schema["row"]["required"] == ["city", "age", "seen"]
+            assert (await client.get(schema["openapi"])).json()["openapi"].startswith("3.1")
 
     run(main())
 

@@ -22,7 +22,7 @@ IMPORTS = {
     "genrec_plugins/synthetic/__init__.py": "a table in the file",
     "genrec_plugins/cli/main.py": "a table in the file",
     "genrec_plugins/benchmarks/speed/__main__.py": "a table in the file",
-    "genrec_plugins/benchmarks/speed/hstu_reference.py": "a constant in the file; the checkout is an option of the benchmark",
+    "genrec_plugins/benchmarks/speed/hstu_reference.py": "a constant; the folder is an option of its command",
     "genrec_plugins/testing/worker.py": "the conformance kit's own command line",
 }
 MARK = "genrec_marked_module"

@@ -84,7 +84,10 @@ def main(
     torch.set_num_threads(1)
     model = Served.open(export)
     found = [one for count in counts for one in races(model, count, events, turns)]
-    cells = [[one.part, one.what, round(one.rate), round(one.ratio, 2), round(one.least, 2), round(one.most, 2)] for one in found]
+    cells = [
+        [one.part, one.what, round(one.rate), round(one.ratio, 2), round(one.least, 2), round(one.most, 2)]
+        for one in found
+    ]
     print_table(
         ["request", "way", "rows/s", "shared / this", "least", "most"], cells, title=f"history: {model.history}"
     )

@@ -13,8 +13,8 @@ import numpy as np
 from genrec_adapters.read_ahead import read_ahead
 from genrec_registry.errors import DataError
 
-BLOCK_BYTES = 8 << 20
-_READ_BYTES = 8 << 20
+BLOCK_BYTES = 16 << 20
+_READ_BYTES = 16 << 20
 _NEAR_BYTES = 16 << 10
 _HEAD_BYTES = 512
 _LONGEST_LINE = 16 << 20

@@ -160,9 +160,23 @@ def test_many_random_rows_have_the_ids_that_training_would_give_them(
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(given_rows=st.lists(rows(), min_size=2, max_size=8))
 def test_a_row_is_scored_the_same_alone(exported: Exported, given_rows: list[dict[str, Any]]) -> None:
+    expect_the_same_alone(exported, given_rows)
+
+
+def expect_the_same_alone(exported: Exported, given_rows: list[dict[str, Any]]) -> list[float]:
     together = exported.score(exported.schema.table(given_rows))
-    alone = [exported.score(exported.schema.table([row]))[0] for row in given_rows]
-    assert np.abs(together - np.array(alone)).max() < 1e-6
+    alone = [float(exported.score(exported.schema.table([row]))[0]) for row in given_rows]
+    np.testing.assert_allclose(together, alone, atol=1e-6, rtol=0, equal_nan=True)
+    return alone
+
+
+def test_numbers_whose_products_are_too_large_change_no_other_row(exported: Exported) -> None:
+    """They have a score of 0 or 1 or, by the weights, none; then the server refuses them."""
+    row = {**dict.fromkeys(SCHEMA), "past": [], "past_action": []}
+    del row["label"]
+    large = [row | {"price": sign * 1e308, "image": [3e38, each, 3e38]} for sign in (1, -1) for each in (3e38, -3e38)]
+    alone = expect_the_same_alone(exported, [row, *large, row])
+    assert np.isfinite([alone[0], alone[-1]]).all()
 
 
 def test_other_arrow_types_of_the_same_values_give_the_same_ids(exported: Exported) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,8 @@ def wandb_records(folder: Path) -> list[Any]:
             place += block - place % block
             continue
         size, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
+        if place + 7 + size > len(data):
+            break  # still being written
         whole += data[place + 7 : place + 7 + size]
         place += 7 + size
         if kind in (1, 4):  # whole, or the last part
@@ -167,11 +170,21 @@ def wandb_records(folder: Path) -> list[Any]:
     return records
 
 
+def finished_wandb_records(folder: Path) -> list[Any]:
+    """The records, once the last one is there: W&B's own process writes them, and may after the run has ended."""
+    until = time.monotonic() + 60
+    while True:
+        records = wandb_records(folder)
+        if any(record.WhichOneof("record_type") == "exit" for record in records) or time.monotonic() > until:
+            return records
+        time.sleep(0.1)
+
+
 def test_wandb_has_config_steps_epochs_and_final_metrics(
     prepared: Prepared, tmp_path: Path, wandb_offline: None
 ) -> None:
     report = train_run(run_of(prepared, "wandb"), tmp_path / "my-run", prepared)
-    records = wandb_records(tmp_path / "my-run")
+    records = finished_wandb_records(tmp_path / "my-run")
     (begun,) = [record.run for record in records if record.WhichOneof("record_type") == "run"]
     assert (begun.project, begun.display_name) == ("ads", "my-run")
     assert begun.run_id == json.loads((tmp_path / "my-run/trackers.json").read_text())["wandb"]

@@ -102,8 +102,7 @@ def run_bench(
     prepared = prepare_run(first, prepared_dir or out / "prepared", reporter=reporter)
     cells: list[Cell] = []
     device = pick_device(first.config.train.device)
-    bf16 = device.type == "cuda" or first.config.train.amp == "bf16"
-    peak = Peak(device, "bf16" if bf16 else "fp32").look()
+    peak = Peak.of_training(device, first.config.train.amp).look()
     for seed in seeds:
         for label, run in plans[seed].items():
             path = out / "cells" / f"{label.replace('/', '--')}-seed{seed}.json"

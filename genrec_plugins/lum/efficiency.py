@@ -29,14 +29,14 @@ class Utilisation:
     Args:
         peak: FLOP/s of the device; measured when first asked for if None.
         device: where the model is.
-        dtype: ``fp32``, or ``bf16`` under autocast; see :class:`~genrec_plugins.profiling.peaks.Peak`.
+        amp: autocast of the run, ``none`` or ``bf16``.
         samples: batches whose FLOPs are counted, and taken as typical of all.
     """
 
-    def __init__(self, peak: float | None, device: torch.device, dtype: str = "fp32", samples: int = 3) -> None:
+    def __init__(self, peak: float | None, device: torch.device, amp: str = "none", samples: int = 3) -> None:
         self.peak = peak
         self.device = device
-        self.dtype = dtype
+        self.amp = amp
         self.samples = samples
         self._flops = 0
         self._events = 0
@@ -58,5 +58,5 @@ class Utilisation:
         if self.peak is None:
             # its matrices are random: a resumed run, which measures at another moment, must not draw otherwise
             with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-                self.peak = Peak(self.device, "bf16" if self.device.type == "cuda" else self.dtype).look().flops
+                self.peak = Peak.of_training(self.device, self.amp).look().flops
         return self.flops_per_event * events_per_second / self.peak

@@ -102,7 +102,7 @@ class LumTrainer:
             self.rows, self.users = data.train, np.arange(len(data.train.users))
         self.lengths = np.minimum(self.rows.lengths, run.config.max_length)
         self.steps_per_epoch = len(self._packs(0))
-        self.utilisation = Utilisation(settings.peak_flops, self.device, "bf16" if settings.amp == "bf16" else "fp32")
+        self.utilisation = Utilisation(settings.peak_flops, self.device, settings.amp)
         self.best_weights: dict[str, Tensor] = {}
         self.store: CheckpointStore | None = None
         if directory is not None:

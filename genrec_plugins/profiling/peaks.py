@@ -55,6 +55,21 @@ class Peak:
         if not self._known:
             self.source = "largest GEMM rate of this run"
 
+    @classmethod
+    def of_training(cls, device: torch.device, amp: str) -> Peak:
+        """What training is held against: the rate of bf16 on a GPU, and of the dtype that it multiplies in on a CPU.
+
+        Args:
+            device: where the model is.
+            amp: ``none`` or ``bf16``, as in a run's file.
+
+        Example::
+
+            >>> Peak.of_training(torch.device("cpu"), "none").source
+            'largest GEMM rate of this run'
+        """
+        return cls(device, "bf16" if device.type == "cuda" or amp == "bf16" else "fp32")
+
     def look(self, seconds: float = 0.3) -> Peak:
         """Measure again, where it is to be measured; the largest rate stays."""
         if not self._known:

@@ -37,9 +37,7 @@ def learning_figure(curves: Sequence[LearningCurve]) -> Figure:
         _training_loss(losses, curve, colour)
         _line(losses, curve.valid.get("logloss", ()), colour, f"{curve.name}, validation")
         _line(aucs, curve.valid.get("auc", ()), colour, curve.name)
-        best = dict(curve.valid.get("auc", ())).get(curve.best_step or -1)
-        if best is not None:
-            aucs.plot([curve.best_step], [best], "o", color=colour, markersize=11, fillstyle="none")
+        _ring(aucs, curve, "auc", colour)
     losses.set(xlabel="step", ylabel="logloss")
     aucs.set(xlabel="step", ylabel="AUC on validation rows; ring: weights kept")
     _finish((losses, aucs))
@@ -61,9 +59,7 @@ def pretraining_figure(curves: Sequence[LearningCurve]) -> Figure:
             if points:
                 steps, values = zip(*points, strict=True)
                 found.plot(steps, values, color=colour, marker=marker, markersize=4, label=f"{curve.name}, {name}")
-            best = dict(points).get(curve.best_step or -1)
-            if best is not None:
-                found.plot([curve.best_step], [best], "o", color=colour, markersize=11, fillstyle="none")
+            _ring(found, curve, name, colour)
     losses.set(xlabel="step", ylabel="training loss")
     found.set(xlabel="step", ylabel="validation questions; ring: weights kept")
     _finish((losses, found))
@@ -81,6 +77,13 @@ def _training_loss(axes: Axes, curve: LearningCurve, colour: str) -> None:
         axes.plot(steps, _smooth(values), color=colour, linewidth=1.2, label=label)
     else:
         axes.plot(steps, values, color=colour, marker=".", linewidth=0.8, label=label)
+
+
+def _ring(axes: Axes, curve: LearningCurve, metric: str, colour: str) -> None:
+    """Around the value at the step whose weights were kept."""
+    values = dict(curve.valid.get(metric, ()))
+    if curve.best_step in values:
+        axes.plot([curve.best_step], [values[curve.best_step]], "o", color=colour, markersize=11, fillstyle="none")
 
 
 def _finish(panels: Sequence[Axes]) -> None:
@@ -182,14 +185,19 @@ def importance_figure(found: Importance) -> Figure:
     """A bar a field, most important first: mean loss of AUC and its standard deviation over the shuffles."""
     fields = sorted(found.fields, key=lambda one: -one.auc_drop[0])
     figure, axes = new_figure(7, max(2.2, 0.24 * len(fields) + 1))
-    means, deviations = zip(*(one.auc_drop for one in fields), strict=True)
-    axes.barh(range(len(fields)), means, xerr=deviations, capsize=2, color="C0", error_kw={"linewidth": 0.8})
-    axes.set_yticks(range(len(fields)), [one.field for one in fields], fontsize=8)
-    axes.set_ylim(len(fields) - 0.4, -0.6)
-    axes.axvline(0, color="black", linewidth=0.8)
+    _bars(axes, {one.field: one.auc_drop for one in fields})
     axes.set_xlabel("AUC lost when the field is shuffled; mean and standard deviation")
-    axes.grid(alpha=0.3, axis="x")
     return figure
+
+
+def _bars(axes: Axes, drops: Mapping[str, tuple[float, float]]) -> None:
+    """A bar a name from the top down: what was lost, mean and standard deviation."""
+    means, deviations = zip(*drops.values(), strict=True)
+    axes.barh(range(len(drops)), means, xerr=deviations, capsize=2, color="C0", error_kw={"linewidth": 0.8})
+    axes.set_yticks(range(len(drops)), list(drops), fontsize=8)
+    axes.set_ylim(len(drops) - 0.4, -0.6)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.grid(alpha=0.3, axis="x")
 
 
 def answers_figure(groups: Sequence[Answers], label: str) -> Figure:
@@ -212,14 +220,8 @@ def losses_figure(losses: Sequence[Loss]) -> Figure:
     """A bar a part of the questions: mean loss of recall@10 and its standard deviation over the shuffles."""
     losses = sorted(losses, key=lambda one: -float(np.mean(one.recall_drops)))
     figure, axes = new_figure(7, max(2.2, 0.3 * len(losses) + 1))
-    means = [float(np.mean(one.recall_drops)) for one in losses]
-    deviations = [float(np.std(one.recall_drops)) for one in losses]
-    axes.barh(range(len(losses)), means, xerr=deviations, capsize=2, color="C0", error_kw={"linewidth": 0.8})
-    axes.set_yticks(range(len(losses)), [one.part for one in losses], fontsize=8)
-    axes.set_ylim(len(losses) - 0.4, -0.6)
-    axes.axvline(0, color="black", linewidth=0.8)
+    _bars(axes, {one.part: (float(np.mean(one.recall_drops)), float(np.std(one.recall_drops))) for one in losses})
     axes.set_xlabel("recall@10 lost when the part is shuffled; mean and standard deviation")
-    axes.grid(alpha=0.3, axis="x")
     return figure
 
 

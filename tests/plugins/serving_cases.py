@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import torch
 from safetensors.torch import save_file
 
 from genrec_adapters.knowledge import KnowledgeFacts, KnowledgeStore
@@ -47,6 +48,8 @@ def raw_rows(rows: int = ROWS, seed: int = 0) -> pl.DataFrame:
     return frame.with_columns(label.cast(pl.Int8).alias("label"))
 
 
+#: a FAT whose weights have something to fold
+FAT = "interaction: {type: fat, num_heads: 2, mode: hyper, num_bases: 4, meta_dim: 4, top_k: 2}"
 #: most field types, and no plain form is too hard for any of them
 FIELDS = """
   colour: {type: categorical}
@@ -132,7 +135,9 @@ def untrained(folder: Path, name: str, model: str, prepared: Prepared, fields: s
     """A run directory with weights as they begin: quick, and as good to export."""
     run, directory = make_run(folder, model, fields), folder / name
     directory.mkdir()
-    weights = build_dlrm(run.config.model, prepared.fields, run.registry).state_dict()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.config.seed)  # else what a test sees would depend on those before it
+        weights = build_dlrm(run.config.model, prepared.fields, run.registry).state_dict()
     save_file({key: value.clone().contiguous() for key, value in weights.items()}, directory / "model.safetensors")
     facts = {
         "config": run.config.model_dump(mode="json"),

@@ -21,9 +21,7 @@ from genrec_plugins.serving.runtimes import eager_score
 from genrec_plugins.serving.tables import quantise
 from genrec_plugins.training.run import TrainedRun, prepare_run
 from genrec_registry import ConfigError, DataError, default_registry
-from tests.plugins.serving_cases import FIELDS, HISTORY, arrow, make_run, raw_rows, trained, untrained
-
-FAT = "interaction: {type: fat, num_heads: 2, mode: hyper, num_bases: 4, meta_dim: 4, top_k: 2}"
+from tests.plugins.serving_cases import FAT, FIELDS, HISTORY, arrow, make_run, raw_rows, trained, untrained
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,7 @@ from genrec_plugins.serving.exported import Exported
 from genrec_plugins.serving.formats import FORMATS
 from genrec_plugins.training.run import TrainedRun, prepare_run
 from genrec_registry import SetupError, default_registry
-from tests.plugins.serving_cases import FIELDS, HISTORY, arrow, make_run, raw_rows, trained, untrained
-from tests.plugins.test_export import FAT
+from tests.plugins.serving_cases import FAT, FIELDS, HISTORY, arrow, make_run, raw_rows, trained, untrained
 
 COMPILER = shutil.which(os.environ.get("CXX", "g++"))
 INTERACTIONS = [component.name for component in default_registry().components("interaction")]

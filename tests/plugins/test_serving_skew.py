@@ -136,7 +136,16 @@ def expect_the_ids_of_training(run: TrainedRun, exported: Exported, path: Path, 
     expected = next(raw_batches(run.prepared, dataset, run.run.registry, len(given_rows)))
     expect_same(exported.ids(exported.schema.table(given_rows)), expected)
     expect_same(exported.ids(arrow(frame)), expected)
-    assert np.isfinite(exported.score(arrow(frame))).all()
+    expect_scores(exported.score(arrow(frame)), given_rows)
+
+
+def expect_scores(scores: np.ndarray, given_rows: list[dict[str, Any]]) -> None:
+    """The interaction multiplies the price's token by the image's: their product may be too large for float32."""
+    moderate = [
+        all(number is None or abs(number) < 1e15 for number in (row["price"], *(row["image"] or ())))
+        for row in given_rows
+    ]
+    assert np.isfinite(scores[moderate]).all()
 
 
 # Many rows in few files: a file costs a quarter of a second.
@@ -167,16 +176,16 @@ def expect_the_same_alone(exported: Exported, given_rows: list[dict[str, Any]]) 
     together = exported.score(exported.schema.table(given_rows))
     alone = [float(exported.score(exported.schema.table([row]))[0]) for row in given_rows]
     np.testing.assert_allclose(together, alone, atol=1e-6, rtol=0, equal_nan=True)
+    expect_scores(together, given_rows)
     return alone
 
 
 def test_numbers_whose_products_are_too_large_change_no_other_row(exported: Exported) -> None:
-    """They have a score of 0 or 1 or, by the weights, none; then the server refuses them."""
     row = {**dict.fromkeys(SCHEMA), "past": [], "past_action": []}
     del row["label"]
-    large = [row | {"price": sign * 1e308, "image": [3e38, each, 3e38]} for sign in (1, -1) for each in (3e38, -3e38)]
+    large = [row | {"price": price, "image": [3e38, each, 3e38]} for price in (1e30, -1e30) for each in (3e38, -3e38)]
     alone = expect_the_same_alone(exported, [row, *large, row])
-    assert np.isfinite([alone[0], alone[-1]]).all()
+    assert np.isfinite(alone).tolist() == [True, *[False] * len(large), True]
 
 
 def test_other_arrow_types_of_the_same_values_give_the_same_ids(exported: Exported) -> None:

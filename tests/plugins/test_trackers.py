@@ -16,10 +16,10 @@ from genrec_adapters.prepared import Prepared
 from genrec_plugins.config import LoadedRun, parse_run
 from genrec_plugins.reports.curves import logged_scalars
 from genrec_plugins.reports.runs import read_run
-from genrec_plugins.training.reporter import Quiet
 from genrec_plugins.training.run import prepare_run, train_run
 from genrec_plugins.training.trackers import TensorBoard, Trackers, open_trackers
 from genrec_registry import ConfigError, ModelError, SetupError
+from tests.plugins.interrupt import Interrupt
 from tests.plugins.report_cases import report_run, write_rows
 
 
@@ -64,22 +64,6 @@ def mlflow_run(client: Any) -> Any:
 
 def history(client: Any, run: Any, key: str) -> dict[int, float]:
     return {metric.step: metric.value for metric in client.get_metric_history(run.info.run_id, key)}
-
-
-class Interrupt(Quiet):
-    """Stops the run after a number of steps, and keeps what it was told."""
-
-    def __init__(self, after: int = -1) -> None:
-        self.left = after
-        self.told: list[str] = []
-
-    def step(self, **facts: object) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
-
-    def message(self, text: str) -> None:
-        self.told.append(text)
 
 
 def test_tensorboard_is_always_told(prepared: Prepared, tmp_path: Path) -> None:

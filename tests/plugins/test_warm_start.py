@@ -19,11 +19,11 @@ from genrec_plugins.lum.pretrained import read_pretrained
 from genrec_plugins.lum.run import LumRun, pretrain
 from genrec_plugins.models import build_dlrm
 from genrec_plugins.training.checkpoints import plain_weights
-from genrec_plugins.training.reporter import Quiet
 from genrec_plugins.training.run import prepare_run, train_run
 from genrec_plugins.training.trainer import Trainer
 from genrec_plugins.training.warm_start import warm_start
 from genrec_registry import ConfigError, DataError, ModelError
+from tests.plugins.interrupt import Interrupt
 
 COMMON = {"batch_size": 64, "epochs": 1, "threads": 1}
 TORCHREC = {"preset": "torchrec", "embedding_lr": 0.1, "dense_lr": 0.01, **COMMON}
@@ -192,21 +192,6 @@ def test_frozen_encoder_has_no_dropout_and_no_gradient(folder: Path, lum: tuple[
     assert all(parameter.grad is None for parameter in frozen)
 
 
-class Interrupt(Quiet):
-    """Stops the run after a number of steps, as Ctrl-C would."""
-
-    def __init__(self, after: int) -> None:
-        self.left, self.messages = after, []
-
-    def step(self, **facts: object) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
-
-    def message(self, text: str) -> None:
-        self.messages.append(text)
-
-
 @pytest.mark.parametrize("train", [TORCHREC, BARS], ids=["torchrec", "bars"])
 @pytest.mark.parametrize("start", [{}, {"freeze": True}], ids=["tuned", "frozen"])
 def test_resumed_run_ends_with_the_weights_of_an_unbroken_one(
@@ -225,7 +210,7 @@ def test_resumed_run_ends_with_the_weights_of_an_unbroken_one(
     assert facts["fresh"] == ["queries"]
     assert facts["digest"] == LumRun.open(lum[0]).digest
     assert facts["frozen"] == (["encoder", "tables"] if start else [])
-    assert "known values: item 16 of 20, action 2 of 2" in reporter.messages[0]
+    assert "known values: item 16 of 20, action 2 of 2" in reporter.told[0]
 
 
 @pytest.mark.parametrize(

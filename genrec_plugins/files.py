@@ -98,7 +98,7 @@ def reason_of(error: Exception, file: str) -> str:
         return f"{file} is missing"
     if isinstance(error, KeyError):
         return f"{file} has no {error}"
-    problem = (isinstance(error, OSError) and error.strerror) or str(error).splitlines()[0]
+    problem = (isinstance(error, OSError) and error.strerror) or (str(error) or type(error).__name__).splitlines()[0]
     return f"{file} cannot be read ({problem})"
 
 

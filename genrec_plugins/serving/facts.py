@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from genrec_adapters.datasets.files import digest_file
 from genrec_adapters.state import checked_state, parse_json
+from genrec_plugins.files import reason_of
 from genrec_registry import DataError, digest
 
 FORMAT = "genrec-export"
@@ -81,7 +82,7 @@ class ExportFacts:
             facts = checked_state(cls, data)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
-                f"{directory}: is no exported model ({NAME}: {error}); name the --to of 'genrec export'"
+                f"{directory}: is no exported model ({reason_of(error, NAME)}); name the --to of 'genrec export'"
             ) from error
         if stated != facts.digest:
             raise DataError(f"{directory / NAME}: its digest is not that of what it says; {_AGAIN}")

@@ -12,7 +12,7 @@ import numpy as np
 from genrec_adapters.item_codes import Codes, ItemCodes
 from genrec_adapters.preprocess.swap import replaced
 from genrec_adapters.state import parse_json
-from genrec_plugins.files import system_errors
+from genrec_plugins.files import reason_of, system_errors
 from genrec_plugins.tokenizers.collisions import CollisionPolicy, make_policy, parse_collisions
 from genrec_plugins.tokenizers.inputs import CHUNK_ROWS, check_catalogue, check_embeddings, chunks
 from genrec_registry import DataError, Registry, Tokenizer, default_registry, parse_component
@@ -216,7 +216,7 @@ def load_tokenizer(directory: str | Path, registry: Registry | None = None) -> F
         config, collisions = data["config"], data["collisions"]
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise DataError(
-            f"{directory}: is no fitted tokenizer ({MANIFEST}: {error}); name what 'genrec tokenize fit' wrote"
+            f"{directory}: is no fitted tokenizer ({reason_of(error, MANIFEST)}); name what 'genrec tokenize fit' wrote"
         ) from error
     config, collisions = parse_component(registry, "tokenizer", config), parse_collisions(collisions)
     tokenizer: Tokenizer = registry.create("tokenizer", config)

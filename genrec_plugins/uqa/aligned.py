@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from genrec_adapters.state import parse_json
-from genrec_plugins.files import written_aside
+from genrec_plugins.files import reason_of, written_aside
 from genrec_plugins.room import check_room
 from genrec_plugins.training.trainer import pick_device
 from genrec_plugins.uqa.config import UqaConfig, parse_uqa
@@ -100,7 +100,7 @@ class Aligned:
             config, users_digest = facts["config"], facts["users"]
         except (OSError, ValueError, KeyError) as error:
             raise DataError(
-                f"{directory}: is not the directory of an alignment ({_RUN}: {error}); name the --out of "
+                f"{directory}: is not the directory of an alignment ({reason_of(error, _RUN)}); name the --out of "
                 "'genrec uqa train'"
             ) from error
         if config["llm"]["tune"]:
